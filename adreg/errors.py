@@ -1,0 +1,128 @@
+"""Every error that adreg raises on purpose. They carry data; `cli/` and `serve/api` turn them into words.
+
+AdregError
+├── FormatError            a file is not what its format says
+│   ├── PickleRefused      a pickle where safetensors belong; never opened
+│   └── DataError          a row of a training file, with its line
+├── UnsupportedError       understood, but not something adreg does (a feature, an architecture)
+├── UsageError             an argument or configuration value that cannot be meant
+│   └── BadReference       text that is no reference
+├── NotFoundError          a name nobody has, with its near misses
+├── ConflictError          the registry's state stands against it
+│   └── AuditRefused       findings that forbid the operation
+├── IntegrityError         stored bytes are not what was recorded
+├── StorageError           the disk refused (full, read-only)
+├── VerificationFailed     an artifact disagrees with the adapter on its base
+└── MissingExtra           an optional dependency is not installed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from adreg.audit.findings import Finding
+
+
+class AdregError(Exception):
+    """The root: `str()` of it is one plain sentence."""
+
+
+class FormatError(AdregError):
+    """`path` breaks its format. `rule` is the audit rule that forbids it (such as F-HDR-1)."""
+
+    def __init__(self, path: Path | str, why: str, rule: str = "F-GEN-1") -> None:
+        self.path, self.why, self.rule = Path(path), why, rule
+        super().__init__(f"{path}: {why}")
+
+
+class PickleRefused(FormatError):
+    """`path` is a pickle (or would have to be unpickled): loading it could run code."""
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(path, "is a pickle; loading it could run code, so adreg never opens it", "S-PKL-1")
+
+
+class DataError(FormatError):
+    """Row `line` (from 1) of a training file cannot be used."""
+
+    def __init__(self, path: Path | str, line: int, why: str) -> None:
+        self.line = line
+        super().__init__(f"{path}:{line}", why, "DATA")
+
+
+class UnsupportedError(AdregError):
+    """`what` is recognised and refused; `instead` says the way out."""
+
+    def __init__(self, what: str, instead: str = "") -> None:
+        self.what, self.instead = what, instead
+        super().__init__(f"{what} is not supported")
+
+
+class UsageError(AdregError):
+    """An argument or a configuration value that cannot be meant; `hint` names what can."""
+
+    def __init__(self, why: str, hint: str = "") -> None:
+        self.hint = hint
+        super().__init__(why)
+
+
+class BadReference(UsageError):
+    """`text` is no reference."""
+
+    def __init__(self, text: str, why: str) -> None:
+        self.text = text
+        super().__init__(
+            f"{text!r} is not a reference: {why}", "a reference is name, name:3, name:prod or name@sha256:<12+ hex>"
+        )
+
+
+class NotFoundError(AdregError):
+    """No `kind` is called `name`; `close` are the nearest names there are."""
+
+    def __init__(self, kind: str, name: str, close: Sequence[str] = ()) -> None:
+        self.kind, self.name, self.close = kind, name, tuple(close)
+        super().__init__(f"no {kind} {name!r}")
+
+
+class ConflictError(AdregError):
+    """The registry's state stands against the change; `hint` says what would work."""
+
+    def __init__(self, why: str, hint: str = "") -> None:
+        self.hint = hint
+        super().__init__(why)
+
+
+class AuditRefused(ConflictError):
+    """`findings` forbid `operation` on `subject`."""
+
+    def __init__(self, operation: str, subject: str, findings: Sequence[Finding]) -> None:
+        self.operation, self.subject, self.findings = operation, subject, tuple(findings)
+        first = self.findings[0]
+        super().__init__(f"cannot {operation} {subject}: {first.rule} {first.message}", first.fix)
+
+
+class IntegrityError(AdregError):
+    """Stored bytes do not have the digest they were recorded with."""
+
+
+class StorageError(AdregError):
+    """The operating system refused to store `path`; nothing was changed."""
+
+    def __init__(self, path: Path | str, why: str) -> None:
+        self.path, self.why = Path(path), why
+        super().__init__(f"cannot write {path}: {why}; nothing was changed")
+
+
+class VerificationFailed(AdregError):
+    """An artifact does not behave as the adapter on its base does."""
+
+
+class MissingExtra(AdregError):
+    """`package` is needed and comes with the extra `extra`."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        self.package, self.extra = package, extra
+        super().__init__(f"{package} is not installed")

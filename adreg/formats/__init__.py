@@ -1,0 +1,1 @@
+"""What lies on disk: safetensors, PEFT adapters, checkpoints, tokenizers, GGUF, fingerprints. No torch, SQLite or HTTP."""

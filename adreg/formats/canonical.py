@@ -1,0 +1,59 @@
+"""One spelling for everything that is hashed: canonical JSON (RFC 8785) and canonical tensor names."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+WRAPPERS = ("base_model.model.", "_orig_mod.", "module.", "language_model.", "transformer.", "model.")
+BUFFERS = ("rotary_emb.inv_freq", "position_ids", ".attn.bias", ".attn.masked_bias")
+OUTPUT_HEAD = "lm_head.weight"
+
+
+def canonical_json(value: Any) -> bytes:
+    """`value` in the one form RFC 8785 allows: sorted keys, no white space, ECMAScript numbers, UTF-8."""
+    return _encode(value).encode()
+
+
+def _encode(value: Any) -> str:
+    if isinstance(value, dict):
+        keys = sorted(value, key=lambda key: key.encode("utf-16-be"))
+        return "{" + ",".join(f"{_encode(key)}:{_encode(value[key])}" for key in keys) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_encode, value)) + "]"
+    if isinstance(value, float):
+        return _number(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _number(value: float) -> str:
+    """A float as ECMAScript prints it: the shortest digits, plain between 1e-7 and 1e21."""
+    if not math.isfinite(value):
+        raise ValueError(f"{value} has no JSON form")
+    if value == int(value) and abs(value) < 1e21:
+        return str(int(value))
+    mantissa, _, exponent = repr(value).partition("e")
+    if not exponent:
+        return mantissa if abs(value) >= 1e-6 else f"{value:f}"
+    power = int(exponent)
+    if -7 < power < 0:
+        digits = mantissa.lstrip("-").replace(".", "")
+        return ("-" if value < 0 else "") + "0." + "0" * (-power - 1) + digits
+    return f"{mantissa}e{power:+d}"
+
+
+def canonical_name(name: str) -> str:
+    """`name` without the prefixes that wrappers add: `model.layers.0.x` and `layers.0.x` are one tensor."""
+    stripped = True
+    while stripped:
+        stripped = False
+        for prefix in WRAPPERS:
+            if name.startswith(prefix):
+                name, stripped = name[len(prefix) :], True
+    return name
+
+
+def is_buffer(name: str) -> bool:
+    """Whether `name` is a computed buffer that some versions save and others do not."""
+    return name.endswith(BUFFERS)

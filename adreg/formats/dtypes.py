@@ -1,0 +1,40 @@
+"""Element types of safetensors files and their way to float32 and bfloat16, in numpy. Knows numbers, not files."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
+    "I64": 64, "U64": 64, "F64": 64, "C64": 64,
+}  # fmt: skip
+FLOATS = ("F32", "F16", "BF16")
+Float32 = NDArray[np.float32]
+
+
+def to_float32(raw: memoryview, dtype: str) -> Float32:
+    """The little-endian elements in `raw` as a flat float32 array; F32 is a view, F16 and BF16 are exact copies."""
+    if dtype == "F32":
+        return np.frombuffer(raw, dtype="<f4")
+    if dtype == "F16":
+        return np.frombuffer(raw, dtype="<f2").astype(np.float32)
+    if dtype == "BF16":
+        return (np.frombuffer(raw, dtype="<u2").astype(np.uint32) << 16).view(np.float32)
+    raise ValueError(f"{dtype} is no float type that adreg reads")
+
+
+def to_bfloat16(values: Float32) -> NDArray[np.uint16]:
+    """`values` rounded to bfloat16, ties to even, as their 16 bits; NaNs stay (quiet) NaNs."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1))) >> 16
+    nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+    return np.where(nan, (bits >> 16) | np.uint32(0x40), rounded).astype(np.uint16)
+
+
+def from_float32(values: Float32, dtype: str) -> bytes:
+    """`values` as little-endian bytes of `dtype` (F32, F16, BF16), one rounding to nearest even."""
+    if dtype == "BF16":
+        return to_bfloat16(values).astype("<u2").tobytes()
+    return values.astype({"F32": "<f4", "F16": "<f2"}[dtype]).tobytes()

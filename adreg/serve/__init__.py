@@ -1,0 +1,1 @@
+"""One base and many adapters over one HTTP port. Knows nothing of training or exporting."""

@@ -1,0 +1,1 @@
+"""From data and a recipe to an adapter folder and its run record. Knows nothing of HTTP or GGUF."""
