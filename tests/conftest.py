@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from tests.builders import build_adapter, build_checkpoint, unpack_tokenizer
 
 

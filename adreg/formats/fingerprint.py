@@ -148,7 +148,7 @@ def _file_leaves(shard: SafetensorsFile, cache: LeafCache | None) -> dict[str, L
     if known is not None and set(known) == set(shard):
         return known
     leaves = {name: leaf_of(view) for name, view in shard.items()}
-    if FileKey.of(os.stat(shard.path)) != key:
+    if FileKey.of(shard.path.stat()) != key:
         raise FormatError(shard.path, "changed while it was being read", "F-MUT-1")
     if cache and not key.racy:
         cache.put(key, leaves)
