@@ -18,7 +18,8 @@ INERT = {
     "task_type", "peft_type", "peft_version", "base_model_name_or_path", "revision", "inference_mode", "r", "lora_alpha",
     "lora_dropout", "target_modules", "exclude_modules", "fan_in_fan_out", "use_rslora", "layers_to_transform",
     "layers_pattern", "rank_pattern", "alpha_pattern", "megatron_core", "qalora_group_size", "ensure_weight_tying",
-    "auto_mapping", "loftq_config", "runtime_config", "eva_config", "init_lora_weights", "bias", "corda_config", "lora_ga_config",
+    "auto_mapping", "loftq_config", "runtime_config", "eva_config", "init_lora_weights", "bias", "corda_config",
+    "lora_ga_config",
 }  # fmt: skip
 PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
 KNOWN_LIBRARIES = (None, "transformers", "peft", "diffusers")

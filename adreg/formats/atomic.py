@@ -48,7 +48,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield partial
             sync(partial)
-            os.replace(partial, path)
+            partial.replace(path)
             sync(path.parent)
         finally:
             partial.unlink(missing_ok=True)
@@ -68,7 +68,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             for inner in partial.rglob("*"):
                 sync(inner)
             sync(partial)
-            os.replace(partial, path)
+            partial.replace(path)
             sync(path.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

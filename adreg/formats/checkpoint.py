@@ -49,7 +49,7 @@ class Checkpoint(Mapping[str, TensorView]):
     def model_type(self) -> str:
         return str(self.config.get("model_type", "unknown"))
 
-    @property
+    @cached_property
     def tokenizer(self) -> TokenizerFiles:
         return TokenizerFiles(self.folder)
 

@@ -33,7 +33,7 @@ def rope(config: JsonObject) -> JsonObject:
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
     found = {("rope_type" if key == "type" else key): value for key, value in scaling.items()}
     theta = found.get("rope_theta", config.get("rope_theta", 10000.0))
-    return {**found, "rope_type": found.get("rope_type", "default"), "rope_theta": float(theta)}
+    return {**found, "rope_type": found.get("rope_type", "default"), "rope_theta": float(theta or 10000.0)}
 
 
 def head_dim(config: JsonObject) -> int | None:

@@ -1,0 +1,47 @@
+"""The registry: one folder with a database and blobs, and the records in it by kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from sqlite_utils import Database
+
+from adreg.registry.adapters import Adapters
+from adreg.registry.artifacts import Artifacts
+from adreg.registry.bases import Bases
+from adreg.registry.blobs import BlobStore
+from adreg.registry.database import open_database
+from adreg.registry.runs import Runs
+from adreg.settings import Settings
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Opens its database at first use, so that a mistyped command does not create one."""
+
+    settings: Settings
+
+    @cached_property
+    def db(self) -> Database:
+        return open_database(self.settings.database)
+
+    @property
+    def blobs(self) -> BlobStore:
+        return BlobStore(self.settings.home)
+
+    @property
+    def bases(self) -> Bases:
+        return Bases(self.db, self.settings.home)
+
+    @property
+    def adapters(self) -> Adapters:
+        return Adapters(self.db, self.blobs)
+
+    @property
+    def runs(self) -> Runs:
+        return Runs(self.db)
+
+    @property
+    def artifacts(self) -> Artifacts:
+        return Artifacts(self.db)

@@ -1,0 +1,53 @@
+"""Recorded trainings. A run record is a JSON object; the registry reads only the few fields it indexes."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from sqlite_utils import Database
+
+from adreg.errors import NotFoundError
+from adreg.registry.database import transaction
+
+RunRecord = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs of one registry."""
+
+    db: Database
+
+    def add(self, record: RunRecord) -> None:
+        """Store `record` under its `id`; the same id again replaces it."""
+        with transaction(self.db):
+            insert_run(self.db, record)
+
+    def get(self, id_: str) -> RunRecord:
+        """The record whose id starts with `id_`."""
+        rows = list(self.db.query("select record from run where id like ? limit 2", [f"{id_}%"]))
+        if len(rows) != 1:
+            ids = [row["id"] for row in self.db.query("select id from run")]
+            raise NotFoundError("run", id_, difflib.get_close_matches(id_, ids, 3))
+        found: RunRecord = json.loads(rows[0]["record"])
+        return found
+
+    def all(self) -> list[RunRecord]:
+        """Every record, newest first."""
+        return [json.loads(row["record"]) for row in self.db.query("select record from run order by started_at desc")]
+
+
+def insert_run(db: Database, record: RunRecord) -> None:
+    """Store `record` inside the caller's transaction."""
+    base = record.get("base") or {}
+    row = {
+        "id": record["id"],
+        "outcome": record.get("outcome", "finished"),
+        "started_at": record.get("started", ""),
+        "weights_id": base.get("weights_id"),
+        "record": json.dumps(record, ensure_ascii=False),
+    }
+    db.table("run").upsert(row, pk="id")
