@@ -51,16 +51,17 @@ def _number(value: float) -> str:
     """A float as ECMAScript prints it: the shortest digits, plain between 1e-7 and 1e21."""
     if not math.isfinite(value):
         raise ValueError(f"{value} has no JSON form")
-    if value == int(value) and abs(value) < 1e21:
-        return str(int(value))
-    mantissa, _, exponent = repr(value).partition("e")
-    if not exponent:
-        return mantissa if abs(value) >= 1e-6 else f"{value:f}"
-    power = int(exponent)
+    if value == 0:
+        return "0"
+    sign = "-" if value < 0 else ""
+    mantissa, _, exponent = repr(abs(value)).removesuffix(".0").partition("e")
+    power = int(exponent or 0)
+    whole, _, fraction = mantissa.partition(".")
+    if 0 < power < 21:
+        return sign + whole + fraction.ljust(power, "0")
     if -7 < power < 0:
-        digits = mantissa.lstrip("-").replace(".", "")
-        return ("-" if value < 0 else "") + "0." + "0" * (-power - 1) + digits
-    return f"{mantissa}e{power:+d}"
+        return sign + "0." + "0" * (-power - 1) + whole + fraction
+    return sign + (f"{mantissa}e{power:+d}" if power else mantissa)
 
 
 def canonical_name(name: str) -> str:

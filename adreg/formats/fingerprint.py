@@ -144,13 +144,13 @@ def _leaf(dtype: str, shape: tuple[int, ...], pieces: Iterable[bytes | memoryvie
 
 def _file_leaves(shard: SafetensorsFile, cache: LeafCache | None) -> dict[str, Leaf]:
     key = FileKey.of(shard.status)
-    known = cache.get(key) if cache else None
+    known = None if cache is None else cache.get(key)
     if known is not None and set(known) == set(shard):
         return known
     leaves = {name: leaf_of(view) for name, view in shard.items()}
     if FileKey.of(shard.path.stat()) != key:
         raise FormatError(shard.path, "changed while it was being read", "F-MUT-1")
-    if cache and not key.racy:
+    if cache is not None and not key.racy:
         cache.put(key, leaves)
     return leaves
 

@@ -102,6 +102,18 @@ class Adapters:
             for path, digest in version.files.items():
                 self.blobs.copy_out(digest, partial / path)
 
+    def aliases(self, name: str | None = None) -> list[dict[str, str]]:
+        """Every alias (of `name`) as `alias`, `reference` and `updated_at`."""
+        only = "and adapter.name = :name" if name else ""
+        if name:
+            live_id(self.db, name)
+        query = (
+            "select adapter.name || ':' || alias.name as alias, adapter.name || ':' || number as reference, updated_at "
+            "from alias join adapter on adapter.id = alias.adapter_id join version on version.id = version_id "
+            f"where deleted_at is null {only} order by 1"
+        )
+        return list(self.db.query(query, {"name": name}))
+
     def set_alias(self, reference: Reference, alias: str) -> VersionRecord:
         """Make `alias` mean the version that `reference` means now."""
         check_alias(alias)

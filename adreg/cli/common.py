@@ -1,0 +1,66 @@
+"""What commands share: option types, the registry, and references."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from adreg.references import Reference, parse_reference
+from adreg.settings import Settings
+
+if TYPE_CHECKING:
+    from adreg.registry.records import VersionRecord
+    from adreg.registry.registry import Registry
+
+
+def complete_reference(incomplete: str) -> list[str]:
+    """Adapter names for shell completion, straight from SQLite."""
+    if not Settings.from_environment().database.exists():
+        return []
+    return [version.adapter for version in registry().adapters.all() if version.adapter.startswith(incomplete)]
+
+
+def complete_base(incomplete: str) -> list[str]:
+    """Base names for shell completion."""
+    if not Settings.from_environment().database.exists():
+        return []
+    return [base.name for base in registry().bases.all() if base.name.startswith(incomplete)]
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")]
+Ref = Annotated[
+    str, typer.Argument(metavar="REF", help="name, name:3, name:prod or name@sha256:…", autocompletion=complete_reference)
+]
+BaseOption = Annotated[
+    str | None, typer.Option("--base", "-b", help="A registered base, or a checkpoint folder.", autocompletion=complete_base)
+]
+
+
+def registry() -> Registry:
+    """The registry under ADREG_HOME."""
+    from adreg.registry.registry import Registry
+
+    return Registry(Settings.from_environment())
+
+
+def resolve(text: str) -> VersionRecord:
+    """The version that the reference `text` means."""
+    return registry().adapters.resolve(parse_reference(text))
+
+
+def name_and_alias(text: str) -> Reference:
+    """NAME or NAME:ALIAS, where something new gets its name. Raises `UsageError` for a version or digest."""
+    from adreg.errors import UsageError
+
+    reference = parse_reference(text)
+    if reference.version or reference.digest:
+        raise UsageError(f"{text!r} names an existing version", f"versions are numbered by themselves: use {reference.name}")
+    return reference
+
+
+def is_folder(text: str) -> bool:
+    """Whether `text` is meant as a path rather than a reference."""
+    return Path(text).expanduser().is_dir() or text.startswith((".", "/", "~"))

@@ -1,0 +1,97 @@
+"""The one place where errors become a sentence, a hint and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from rich.text import Text
+
+from adreg.cli.output import clean, stderr_console
+from adreg.errors import (
+    AdregError,
+    AuditRefused,
+    ConflictError,
+    DataError,
+    FormatError,
+    IntegrityError,
+    MissingExtra,
+    NotFoundError,
+    StorageError,
+    UnsupportedError,
+    UsageError,
+    VerificationFailed,
+)
+
+EXIT_CODES: tuple[tuple[type[AdregError], int], ...] = (
+    (UsageError, 2),
+    (NotFoundError, 3),
+    (ConflictError, 4),
+    (DataError, 1),
+    (FormatError, 5),
+    (IntegrityError, 5),
+    (VerificationFailed, 5),
+)
+INTERRUPTED = 130
+
+
+def exit_code(error: AdregError) -> int:
+    """0 ok, 1 failed, 2 usage, 3 not found, 4 conflict or incompatible, 5 integrity or finding, 6 remote."""
+    return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)
+
+
+def hint(error: AdregError) -> str:
+    """What to do about `error`, in the user's own names; empty where nobody knows."""
+    match error:
+        case NotFoundError(kind="adapter folder" | "base folder"):
+            return "give the path of a folder that exists"
+        case NotFoundError() if error.close:
+            return f"did you mean {' or '.join(error.close)}?"
+        case NotFoundError(kind="base"):
+            return "adreg base ls shows the bases; adreg base add FOLDER records one"
+        case NotFoundError(kind="adapter"):
+            return "adreg ls shows what there is"
+        case AuditRefused() | ConflictError() | UsageError():
+            return getattr(error, "hint", "")
+        case UnsupportedError():
+            return error.instead
+        case MissingExtra():
+            return f"pip install 'adreg[{error.extra}]'"
+        case FormatError(rule="S-PKL-1"):
+            return "save it as safetensors where it was made: model.save_pretrained(folder)"
+        case FormatError(rule="B-IDX-3"):
+            return "download or copy the missing file into the folder"
+        case FormatError() if error.rule.startswith("F-"):
+            return "the file is damaged or incomplete; fetch or save it again"
+        case StorageError():
+            return f"free some space under {error.path}, or point ADREG_HOME elsewhere"
+        case _:
+            return ""
+
+
+def say(error: AdregError) -> None:
+    """Print `error` for people, on stderr."""
+    console = stderr_console()
+    console.print(Text("Error: ", style="bold red") + Text(clean(str(error))), soft_wrap=True)
+    if isinstance(error, AuditRefused):
+        for finding in error.findings[1:6]:
+            console.print(Text(f"       {finding.rule} {clean(finding.message)}"), soft_wrap=True)
+        if len(error.findings) > 6:
+            console.print(Text(f"       and {len(error.findings) - 6} more findings"))
+    advice = hint(error)
+    if advice:
+        console.print(Text("Hint: ", style="bold") + Text(clean(advice)), soft_wrap=True)
+
+
+def guarded(command: Callable[[], None]) -> None:
+    """Run `command`; turn what it raises into words and an exit code. `ADREG_DEBUG=1` shows the traceback."""
+    try:
+        command()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except AdregError as error:
+        if os.environ.get("ADREG_DEBUG"):
+            raise
+        say(error)
+        sys.exit(exit_code(error))
