@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from adreg.audit.basecard import BaseCard
 from adreg.audit.findings import Finding, Severity, Verdict
 from adreg.errors import FormatError
@@ -180,6 +178,8 @@ def tokenizer_changed(subject: Subject) -> Iterator[Finding]:
 
 def not_finite(subject: Subject) -> Iterator[Finding]:
     """Q-NAN-1: NaN or infinity. Reads every tensor."""
+    import numpy as np
+
     for module in subject.adapter.modules:
         for view in (module.a, module.b):
             if view.dtype in FLOATS and not np.isfinite(view.float32()).all():

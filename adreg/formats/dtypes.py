@@ -1,9 +1,17 @@
-"""Element types of safetensors files and their way to float32 and bfloat16, in numpy. Knows numbers, not files."""
+"""Element types of safetensors files and their way to float32 and bfloat16, in numpy. Knows numbers, not files.
+
+numpy is imported when the first number is read: listing a registry must not wait for it.
+"""
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Float32: TypeAlias = "NDArray[np.float32]"
 
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
@@ -11,11 +19,12 @@ BITS = {
     "I64": 64, "U64": 64, "F64": 64, "C64": 64,
 }  # fmt: skip
 FLOATS = ("F32", "F16", "BF16")
-Float32 = NDArray[np.float32]
 
 
 def to_float32(raw: memoryview, dtype: str) -> Float32:
     """The little-endian elements in `raw` as a flat float32 array; F32 is a view, F16 and BF16 are exact copies."""
+    import numpy as np
+
     if dtype == "F32":
         return np.frombuffer(raw, dtype="<f4")
     if dtype == "F16":
@@ -27,6 +36,8 @@ def to_float32(raw: memoryview, dtype: str) -> Float32:
 
 def to_bfloat16(values: Float32) -> NDArray[np.uint16]:
     """`values` rounded to bfloat16, ties to even, as their 16 bits; NaNs stay (quiet) NaNs."""
+    import numpy as np
+
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1))) >> 16
     nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)

@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlite_utils import Database
-
 from adreg.audit.basecard import BaseCard
 from adreg.audit.findings import AuditReport
 from adreg.audit.run import audit, require
@@ -21,6 +19,7 @@ from adreg.registry.database import now, transaction
 from adreg.registry.names import drop_alias, live_id, one, point_alias, record_event, removed_id
 from adreg.registry.push import PushPlan, summarize
 from adreg.registry.records import BaseRecord, Event, VersionRecord
+from adreg.registry.sqlite import Database
 from adreg.registry.versions import NEWEST, Draft, commit_version, find_versions, resolve_version
 
 

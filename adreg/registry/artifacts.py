@@ -6,10 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sqlite_utils import Database
-
 from adreg.registry.database import now, transaction
 from adreg.registry.records import ArtifactRecord, VersionRecord
+from adreg.registry.sqlite import Database
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sqlite_utils import Database
-
 from adreg.audit.basecard import BaseCard, make_card
 from adreg.errors import ConflictError, IntegrityError, NotFoundError
 from adreg.formats.checkpoint import Checkpoint, open_checkpoint
@@ -20,6 +18,7 @@ from adreg.registry.database import now, transaction
 from adreg.registry.leafcache import SqliteLeafCache, dump_leaves, load_leaves
 from adreg.registry.records import BaseRecord
 from adreg.registry.sources import Source, resolve_source
+from adreg.registry.sqlite import Database
 
 
 @dataclass(frozen=True)

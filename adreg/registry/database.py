@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlite_utils import Database
-
 from adreg.errors import ConflictError, IntegrityError, StorageError
 from adreg.formats.atomic import disk_errors
 from adreg.registry.schema import APPLICATION_ID, migrations
+from adreg.registry.sqlite import Database
 
 BUSY_SECONDS = 10
 PRAGMAS = ("foreign_keys=on", "trusted_schema=off", "cell_size_check=on", "synchronous=full")

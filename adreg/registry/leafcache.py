@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from sqlite_utils import Database
-
 from adreg.formats.fingerprint import ALGORITHM, FileKey, Leaf
 from adreg.registry.database import transaction
+from adreg.registry.sqlite import Database
 
 KEY = "device = ? and inode = ? and size = ? and mtime_ns = ? and ctime_ns = ? and algorithm = ?"
 

@@ -7,10 +7,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlite_utils import Database
-
 from adreg.errors import ConflictError, NotFoundError
 from adreg.registry.database import now
+from adreg.registry.sqlite import Database
 
 Row = dict[str, Any]
 

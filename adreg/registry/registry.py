@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from sqlite_utils import Database
-
 from adreg.registry.adapters import Adapters
 from adreg.registry.artifacts import Artifacts
 from adreg.registry.bases import Bases
 from adreg.registry.blobs import BlobStore
 from adreg.registry.database import open_database
 from adreg.registry.runs import Runs
+from adreg.registry.sqlite import Database
 from adreg.settings import Settings
 
 

@@ -7,10 +7,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sqlite_utils import Database
-
 from adreg.errors import NotFoundError
 from adreg.registry.database import transaction
+from adreg.registry.sqlite import Database
 
 RunRecord = dict[str, Any]
 

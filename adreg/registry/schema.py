@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from sqlite_utils import Database, Migrations
+from adreg.registry.sqlite import Database, Migrations
 
 APPLICATION_ID = 0x61647267  # "adrg"
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adreg.errors import NotFoundError, UsageError
-from adreg.formats.gguf_checkpoint import unpack_gguf
 from adreg.progress import SILENT, Progress
 
 
@@ -50,6 +49,8 @@ def packaged_gguf(package: str) -> Path:
 
 
 def _packaged(package: str, home: Path, progress: Progress) -> Source:
+    from adreg.formats.gguf_checkpoint import unpack_gguf
+
     file = packaged_gguf(package)
     folder = home / "bases" / base_name(file.stem.partition(".")[0])
     if not folder.is_dir():

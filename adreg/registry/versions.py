@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlite_utils import Database
-
 from adreg.errors import ConflictError, NotFoundError
 from adreg.formats.fingerprint import BaseIds
 from adreg.references import Reference
@@ -18,6 +16,7 @@ from adreg.registry.database import now
 from adreg.registry.names import Row, claim_name, live_id, one, point_alias, record_event, tags
 from adreg.registry.records import VersionRecord
 from adreg.registry.runs import insert_run
+from adreg.registry.sqlite import Database
 
 SELECT = (
     "select version.*, adapter.name as adapter, base.name as base from version "

@@ -1,5 +1,6 @@
 import json
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -45,7 +46,7 @@ def test_gpt2_projections_are_conv1d(tiny_gpt2, tiny_llama):
     assert not open_checkpoint(tiny_llama).is_conv1d("model.layers.0.self_attn.q_proj")
 
 
-BAD_CONFIGS = {
+BAD_CONFIGS: dict[str, dict[str, Any]] = {
     "K-CFG-3 zero rank": {"r": 0},
     "K-CFG-3 memory bomb": {"r": 1_000_000},
     "K-CFG-3 rank as text": {"r": "8"},

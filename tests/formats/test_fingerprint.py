@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adreg.formats.checkpoint import open_checkpoint
-from adreg.formats.fingerprint import Leaf, fingerprint
+from adreg.formats.fingerprint import FileKey, Leaf, fingerprint
 from tests.builders import build_checkpoint
 
 ALL = {"arch_id", "weights_id", "content_id", "values_id", "cfg_id", "tok_id", "tpl_id"}
@@ -140,7 +140,7 @@ def test_the_template_counts_but_not_its_line_ends_or_its_place(original, copy):
     assert moved(ids(original), ids(copy)) == ({"tpl_id"} if "user" in template else set())
 
 
-class Memory(dict):
+class Memory(dict[FileKey, dict[str, Leaf]]):
     def put(self, key, leaves):
         self[key] = leaves
 
