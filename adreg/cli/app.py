@@ -7,9 +7,13 @@ from typing import Annotated
 import typer
 
 from adreg import __version__
-from adreg.cli import adapters, aliases, bases
+from adreg.cli import adapters, aliases, bases, runs
 from adreg.cli.audit import audit
+from adreg.cli.demo import demo
 from adreg.cli.errors import guarded
+from adreg.cli.merge import merge
+from adreg.cli.serve import serve
+from adreg.cli.train import recipes_app, train
 
 app = typer.Typer(
     name="adreg",
@@ -33,16 +37,22 @@ def options(
     """LoRA adapters from training to serving, each tied by content hash to its exact base."""
 
 
-app.add_typer(bases.app, name="base")
-app.command()(adapters.push)
-app.command()(adapters.pull)
-app.command("ls")(adapters.list_)
-app.command()(adapters.show)
-app.command()(adapters.log)
-app.add_typer(aliases.app, name="alias")
-app.command()(adapters.rm)
-app.command()(adapters.restore)
-app.command()(audit)
+app.command(rich_help_panel="Start here")(demo)
+app.add_typer(bases.app, name="base", rich_help_panel="Bases")
+app.command(rich_help_panel="Train")(train)
+app.add_typer(recipes_app, name="recipes", rich_help_panel="Train")
+app.add_typer(runs.app, name="runs", rich_help_panel="Train")
+app.command(rich_help_panel="Registry")(adapters.push)
+app.command(rich_help_panel="Registry")(adapters.pull)
+app.command("ls", rich_help_panel="Registry")(adapters.list_)
+app.command(rich_help_panel="Registry")(adapters.show)
+app.command(rich_help_panel="Registry")(adapters.log)
+app.add_typer(aliases.app, name="alias", rich_help_panel="Registry")
+app.command(rich_help_panel="Registry")(adapters.rm)
+app.command(rich_help_panel="Registry")(adapters.restore)
+app.command(rich_help_panel="Prove and use")(audit)
+app.command(rich_help_panel="Prove and use")(merge)
+app.command(rich_help_panel="Prove and use")(serve)
 
 
 def main() -> None:
