@@ -101,9 +101,8 @@ def _train_and_push(tour: Tour, base: BaseRecord, name: str, data: str) -> Versi
     with _step(tour, "Train", f"{name}: {data}.jsonl, only the answers and their stop token are learned"):
         sets = [f"data.train={EXAMPLES / f'{data}.jsonl'}", f"data.eval={EXAMPLES / f'{data}.heldout.jsonl'}"]
         result = run_training(tour.found, base, load_config("demo", None, sets), tour.folder / data, tour.out)
-        scores = result.record.eval
-        better = 1 - scores["adapter"] / scores["base"]
-        tour.out.note(f"  held-out loss {scores['base']:.2f} → {scores['adapter']:.2f} ({better:.0%} lower)")
+        before, after = result.record.eval.base or 0.0, result.record.eval.adapter or 0.0
+        tour.out.note(f"  held-out loss {before:.2f} → {after:.2f} ({1 - after / before:.0%} lower)")
         version = push_trained(tour.found, result, name, "demo").version
         tour.out.note(f"  ✓ pushed {version.reference}, {version.digest}", "green")
         tour.note(version.reference, result.folder, version.digest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -49,7 +50,7 @@ def show(
 
 
 def _data_names(record: dict[str, Any]) -> list[str]:
-    return [str(file.get("name")) for file in record.get("data") or []]
+    return [Path(str(file.get("path"))).name for file in record.get("data") or []]
 
 
 def _score(record: dict[str, Any], which: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,7 +66,7 @@ def train(
         return
     result = run_training(found, record, settings, folder, out)
     pushed = push_trained(found, result, name.name, name.alias) if name else None
-    out.done(_told(result, pushed), {**result.record.as_json(), "folder": str(folder)}, "id")
+    out.done(_told(result, pushed), {**asdict(result.record), "folder": str(folder)}, "id")
 
 
 def run_training(found: Registry, record: BaseRecord, settings: TrainConfig, folder: Path, out: Output) -> TrainResult:
@@ -76,7 +77,7 @@ def run_training(found: Registry, record: BaseRecord, settings: TrainConfig, fol
     found.bases.current(record, progress(out.human))
     request = TrainRequest(record.folder, record.name, vars(record.card.ids), settings, folder)
     result = run(request, progress(out.human))
-    found.runs.add(result.record.as_json())
+    found.runs.add(asdict(result.record))
     return result
 
 
@@ -113,10 +114,9 @@ def _report(report: DataReport) -> str:
 
 def _told(result: TrainResult, pushed: Pushed | None) -> str:
     record = result.record
-    scores = record.eval
     text = f"trained {result.folder} in {record.seconds:.0f} s"
-    if scores.get("base") and scores.get("adapter"):
-        text += f", held-out loss {scores['base']:.3f} → {scores['adapter']:.3f}"
+    if record.eval.base is not None and record.eval.adapter is not None:
+        text += f", held-out loss {record.eval.base:.3f} → {record.eval.adapter:.3f}"
     return text + (f", pushed {pushed.version.reference} ({pushed.version.short_digest})" if pushed else "")
 
 
