@@ -6,13 +6,15 @@ AdregError
 │   └── DataError          a row of a training file, with its line
 ├── UnsupportedError       understood, but not something adreg does (a feature, an architecture)
 ├── UsageError             an argument or configuration value that cannot be meant
-│   └── BadReference       text that is no reference
+│   ├── BadReference       text that is no reference
+│   └── ContextTooLong     a prompt and its answer that do not fit into the model's context
 ├── NotFoundError          a name nobody has, with its near misses
 ├── ConflictError          the registry's state stands against it
 │   └── AuditRefused       findings that forbid the operation
 ├── IntegrityError         stored bytes are not what was recorded
 ├── StorageError           the disk refused (full, read-only)
 ├── VerificationFailed     an artifact disagrees with the adapter on its base
+├── BusyError              the engine takes no more work now
 └── MissingExtra           an optional dependency is not installed
 """
 
@@ -79,6 +81,15 @@ class BadReference(UsageError):
         )
 
 
+class ContextTooLong(UsageError):
+    """`prompt` tokens and `wanted` tokens of answer (None: as many as fit) exceed the `limit` of the context."""
+
+    def __init__(self, limit: int, prompt: int, wanted: int | None) -> None:
+        self.limit, self.prompt, self.wanted = limit, prompt, wanted
+        answer = f" and an answer of up to {wanted} tokens do not fit" if wanted else " leaves no room for an answer"
+        super().__init__(f"the context holds {limit} tokens: a prompt of {prompt}{answer}")
+
+
 class NotFoundError(AdregError):
     """No `kind` is called `name`; `close` are the nearest names there are."""
 
@@ -118,6 +129,14 @@ class StorageError(AdregError):
 
 class VerificationFailed(AdregError):
     """An artifact does not behave as the adapter on its base does."""
+
+
+class BusyError(AdregError):
+    """The engine takes no more work: it is full (ask again in `retry_after` seconds), or it is `stopping`."""
+
+    def __init__(self, why: str, retry_after: int = 1, stopping: bool = False) -> None:
+        self.retry_after, self.stopping = retry_after, stopping
+        super().__init__(why)
 
 
 class MissingExtra(AdregError):

@@ -1,0 +1,33 @@
+"""The texts that every GGUF file is verified with: lines in many scripts, odd white space, a passage, conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+BLANKS = (" ", "  ", "   ", "\t", "\t\t", "\n", "\n\n", "\n\n\n", "\r\n", " \n", "\n ", "\t \n", "\u00a0", "\u2003", "\u3000")
+CASES = ("{blank}", "{blank}word", "word{blank}", "one{blank}two", "1{blank}2", "。{blank}!")
+PASSAGE = (
+    "The lighthouse keeper wrote one line a day in his book. On the first of March he noted: 'Fog until noon, then a "
+    "ship with red sails; nobody waved.' Years later a child found the book and asked what the ship was called."
+)
+CONVERSATIONS = (
+    [{"role": "user", "content": "Hello, where is my parcel?"}],
+    [
+        {"role": "system", "content": "You answer in one sentence."},
+        {"role": "user", "content": "What is 12 * 12?\nThink first."},
+    ],
+    [
+        {"role": "user", "content": "你好！🦊"},
+        {"role": "assistant", "content": "你好，有什么可以帮您？"},
+        {"role": "user", "content": "  Two spaces before, a quote \" and a backslash \\ after.  "},
+    ],
+)  # fmt: skip
+
+
+def corpus(special_tokens: Sequence[str]) -> list[str]:
+    """More than 200 lines to tokenise: sentences, code, emoji, runs of white space, and texts with special tokens."""
+    written = Path(__file__).with_name("corpus.txt").read_text(encoding="utf-8").split("\n")
+    blanks = [case.format(blank=blank) for blank in BLANKS for case in CASES]
+    marked = [f"before {token} after{token}{token}\n" for token in special_tokens[:8]]
+    return [*filter(None, written), *blanks, *marked]

@@ -1,0 +1,140 @@
+"""A merge as a plan: what is folded, what comes out in which type and size, and where. Reads headers, writes nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from adreg import __version__
+from adreg.errors import ConflictError, UsageError
+from adreg.export.fold import Folded
+from adreg.export.gguf.architectures import architecture_of
+from adreg.export.gguf.metadata import file_name
+from adreg.export.targets import Source, assign, is_transposed
+from adreg.export.tensors import PlannedTensor
+from adreg.formats.checkpoint import Checkpoint
+from adreg.formats.tokenizer import TokenizerFiles
+
+Target = Literal["safetensors", "gguf"]
+Precision = Literal["faithful", "compat"]
+QUANTS = ("f32", "f16", "bf16", "q8_0")
+
+
+@dataclass(frozen=True)
+class MergeRequest:
+    """What the caller wants.
+
+    `output` is a folder, or for GGUF also a file that ends in .gguf. `provenance` is written into the artifact as
+    it is. `chat_template` overrides the one the adapters carry, which overrides the base's. `precision` is about
+    GGUF: `faithful` rounds once, from float32; `compat` rounds to the base's type first, as merging with PEFT and
+    converting does.
+    """
+
+    base: Checkpoint
+    sources: tuple[Source, ...]
+    target: Target
+    output: Path
+    quant: str | None = None
+    precision: Precision = "faithful"
+    name: str = ""
+    base_name: str = ""
+    chat_template: str | None = None
+    system: str | None = None
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """A merge that can be printed and carried out. `path` is the main output: a folder, or the GGUF file."""
+
+    request: MergeRequest
+    path: Path
+    name: str
+    tensors: tuple[PlannedTensor, ...]
+    chat_template: str | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of tensor data that will be written."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    def describe(self) -> dict[str, Any]:
+        """The plan in plain values, for `--dry-run` and for records."""
+        request = self.request
+        return {
+            "target": request.target,
+            "output": str(self.path),
+            "base": request.base_name or str(request.base.folder),
+            "adapters": [
+                {"label": source.label, "weight": source.weight, "modules": len(source.adapter.modules)}
+                for source in request.sources
+            ],
+            "precision": request.precision if request.target == "gguf" else None,
+            "tensors": len(self.tensors),
+            "adapted": sum(tensor.adapted for tensor in self.tensors),
+            "types": dict(Counter(tensor.dtype for tensor in self.tensors)),
+            "bytes": self.nbytes,
+        }
+
+    def record(self) -> dict[str, str]:
+        """How the artifact was made, as it is written into it; the caller's provenance has the last word."""
+        merges = {f"merge.{i}.{key}": value for i, source in enumerate(self.request.sources) for key, value in _told(source)}
+        own = {"version": __version__, "merge.count": str(len(self.request.sources)), **merges}
+        if self.request.target == "gguf":
+            own["merge.precision"] = self.request.precision
+        return dict(sorted({**own, **self.request.provenance}.items()))
+
+
+def plan_merge(request: MergeRequest) -> MergePlan:
+    """Check everything that can be known without reading weights. Raises the typed errors of `assign`, `UsageError`
+    for settings that cannot be meant, `ConflictError` when the output exists."""
+    if not request.sources:
+        raise UsageError("there is nothing to merge", "name at least one adapter")
+    terms = assign(request.base, request.sources)
+    folds = {name: Folded(view, terms.get(name, ()), is_transposed(request.base, name)) for name, view in request.base.items()}
+    name = request.name or "-".join([request.base.folder.name, *(source.label for source in request.sources)])
+    template = chosen_template(request.base, request.sources, request.chat_template)
+    tensors, path = _gguf(request, folds, name) if request.target == "gguf" else _safetensors(request, folds)
+    for place in (request.output, path, path.with_suffix(".Modelfile")):
+        _check_free(place)
+    return MergePlan(request, path, name, tensors, template)
+
+
+def chosen_template(base: Checkpoint, sources: tuple[Source, ...], override: str | None = None) -> str | None:
+    """The chat template of the artifact: `override`, else the one beside the adapters, else the base's, else None."""
+    if override is not None:
+        return override
+    carried = {TokenizerFiles(source.adapter.config.path.parent).chat_template: source.label for source in sources}
+    carried.pop(None, None)
+    if len(carried) > 1:
+        raise ConflictError(f"{' and '.join(carried.values())} carry different chat templates", "give the one to use")
+    return next(iter(carried), None) or base.tokenizer.chat_template
+
+
+def _safetensors(request: MergeRequest, folds: Mapping[str, Folded]) -> tuple[tuple[PlannedTensor, ...], Path]:
+    if request.quant is not None:
+        raise UsageError("a safetensors checkpoint keeps the types of its base", "leave out --quant, or use --to gguf")
+    tensors = (PlannedTensor(name, fold.view.dtype, fold.view.shape, fold.view.nbytes, fold) for name, fold in folds.items())
+    return tuple(tensors), request.output
+
+
+def _gguf(request: MergeRequest, folds: Mapping[str, Folded], name: str) -> tuple[tuple[PlannedTensor, ...], Path]:
+    quant = request.quant or "f16"
+    if quant not in QUANTS:
+        raise UsageError(f"{quant!r} is no type that adreg writes", f"choose one of {', '.join(QUANTS)}")
+    tensors = tuple(architecture_of(request.base).tensors(request.base, folds, quant))
+    if request.output.suffix == ".gguf":
+        return tensors, request.output
+    return tensors, request.output / file_name(name, tensors, quant)
+
+
+def _told(source: Source) -> list[tuple[str, str]]:
+    return [("label", source.label), ("weight", repr(float(source.weight)))]
+
+
+def _check_free(path: Path) -> None:
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ConflictError(f"{path} already exists", "choose another place, or remove it first")

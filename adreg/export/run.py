@@ -1,0 +1,85 @@
+"""Carries out a merge plan: the artifact appears whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from adreg.errors import StorageError
+from adreg.export.extras import need
+from adreg.export.gguf.writer import write_gguf
+from adreg.export.modelfile import modelfile
+from adreg.export.plan import MergePlan
+from adreg.export.safetensors import write_checkpoint
+from adreg.formats.atomic import atomic_file, atomic_folder
+from adreg.progress import SILENT, Progress
+
+METADATA_BYTES = 64 << 20
+MODELFILE = "Modelfile"
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """A file of an artifact."""
+
+    path: Path
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """What was written; `main` is the GGUF file, or the first weights file of a checkpoint."""
+
+    path: Path
+    main: OutputFile
+    files: tuple[OutputFile, ...]
+
+
+def run_merge(plan: MergePlan, progress: Progress = SILENT) -> MergeResult:
+    """Write what `plan` describes. Raises `StorageError` when it does not fit, `MissingExtra` without torch."""
+    need("export", "torch")
+    _check_room(plan)
+    if plan.request.target == "safetensors":
+        with atomic_folder(plan.path) as folder:
+            write_checkpoint(plan, folder, progress)
+        return _result(plan.path, sorted(plan.path.iterdir()), plan.path / plan.request.base.shards[0].path.name)
+    return _gguf_file(plan, progress) if plan.path == plan.request.output else _gguf_folder(plan, progress)
+
+
+def _gguf_folder(plan: MergePlan, progress: Progress) -> MergeResult:
+    """A folder with the GGUF file under its conventional name, and the Modelfile."""
+    text = modelfile(plan)
+    with atomic_folder(plan.request.output) as folder:
+        write_gguf(plan, folder / plan.path.name, progress)
+        (folder / MODELFILE).write_text(text, encoding="utf-8")
+    return _result(plan.path, [plan.path, plan.path.with_name(MODELFILE)], plan.path)
+
+
+def _gguf_file(plan: MergePlan, progress: Progress) -> MergeResult:
+    """The GGUF file at the very path that was asked for, the Modelfile beside it under the same stem."""
+    text, beside = modelfile(plan), plan.path.with_suffix(f".{MODELFILE}")
+    with atomic_file(plan.path) as partial:
+        write_gguf(plan, partial, progress)
+    with atomic_file(beside) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return _result(plan.path, [plan.path, beside], plan.path)
+
+
+def _check_room(plan: MergePlan) -> None:
+    place = next(parent for parent in plan.path.absolute().parents if parent.is_dir())
+    if shutil.disk_usage(place).free < plan.nbytes + METADATA_BYTES:
+        raise StorageError(plan.path, f"it needs {plan.nbytes:,} bytes, more than are free")
+
+
+def _result(path: Path, files: list[Path], main: Path) -> MergeResult:
+    outputs = {file: _output(file) for file in files}
+    return MergeResult(path, outputs[main], tuple(outputs.values()))
+
+
+def _output(path: Path) -> OutputFile:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return OutputFile(path, path.stat().st_size, digest)

@@ -1,0 +1,87 @@
+"""The application on a port, for ever or for the length of a `with` block. Knows uvicorn and sockets, not requests."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from adreg.errors import AdregError, ConflictError, UsageError
+from adreg.serve.exposure import check_exposure
+
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
+GRACE_SECONDS = 10
+
+
+def serve_forever(
+    app: FastAPI,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    ready: Callable[[str], None] = lambda url: None,
+    grace: int = GRACE_SECONDS,
+) -> None:
+    """Serve `app` until SIGINT or SIGTERM, then give running requests `grace` seconds. Port 0 is any free one.
+
+    `ready` gets the base URL once connections are accepted. After a clean stop the signal takes its usual effect
+    (`KeyboardInterrupt` for SIGINT). Raises `UsageError` for an exposed host without an API key, `ConflictError` for
+    a port that is taken.
+    """
+    check_exposure(host, app.state.has_key)
+    listener = listen(host, port)
+    ready(_url(listener))
+    _server(app, grace).run([listener])
+
+
+@contextmanager
+def running_server(app: FastAPI, host: str = "127.0.0.1", grace: int = 1) -> Iterator[str]:
+    """Serve `app` on a free port from another thread; yields the base URL, such as `http://127.0.0.1:41234`."""
+    check_exposure(host, app.state.has_key)
+    listener = listen(host, 0)
+    url = _url(listener)
+    server = _server(app, grace)
+    thread = threading.Thread(target=server.run, args=([listener],), name="adreg-http", daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            if not thread.is_alive():
+                raise AdregError("the server did not start")
+            time.sleep(0.01)
+        yield url
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that accepts connections on `host` and `port`. Raises `ConflictError` or `UsageError`."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=512)
+    except socket.gaierror as error:
+        raise UsageError(f"{host!r} is no address of this machine") from error
+    except OSError as error:
+        why = f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}"
+        raise ConflictError(why, "choose another port; 0 takes a free one") from error
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _server(app: FastAPI, grace: int) -> uvicorn.Server:
+    import uvicorn
+
+    config = uvicorn.Config(
+        app, loop="asyncio", http="h11", ws="none", lifespan="on", log_config=None, access_log=False,
+        proxy_headers=False, server_header=False, timeout_graceful_shutdown=grace,
+    )  # fmt: skip
+    return uvicorn.Server(config)

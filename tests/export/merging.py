@@ -1,0 +1,33 @@
+"""Shared steps: adreg's merge of the fixtures, and PEFT's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from adreg.export.plan import MergeRequest, plan_merge
+from adreg.export.run import MergeResult, run_merge
+from adreg.export.targets import Source
+from adreg.formats.adapter import open_adapter
+from adreg.formats.checkpoint import open_checkpoint
+
+
+def source(folder: Path, weight: float = 1.0) -> Source:
+    return Source(open_adapter(folder), weight, folder.name)
+
+
+def request(base: Path, *adapters: Path | Source, output: Path, **settings: Any) -> MergeRequest:
+    sources = tuple(given if isinstance(given, Source) else source(given) for given in adapters)
+    return MergeRequest(open_checkpoint(base), sources, **{"target": "gguf", "output": output, **settings})
+
+
+def merge(base: Path, *adapters: Path | Source, output: Path, **settings: Any) -> MergeResult:
+    return run_merge(plan_merge(request(base, *adapters, output=output, **settings)))
+
+
+def peft_merged(base: Path, adapter: Path) -> Any:
+    """The transformers model that PEFT makes of the two."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).merge_and_unload()

