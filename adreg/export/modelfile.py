@@ -22,10 +22,10 @@ CHATML = """{{- range .Messages }}<|im_start|>{{ .Role }}
 {{ end }}<|im_start|>assistant
 """
 PROBE: list[Message] = [
-    {"role": "system", "content": "S1"},
-    {"role": "user", "content": "U1"},
-    {"role": "assistant", "content": "A1"},
-    {"role": "user", "content": "U2"},
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Hello,\nyou!"},
+    {"role": "assistant", "content": "Yes?"},
+    {"role": "user", "content": "Good bye."},
 ]
 
 

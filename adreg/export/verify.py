@@ -71,14 +71,14 @@ def verify_gguf(
     """
     need("llamacpp", "xllamacpp")
     reference = open_reference(base, sources)
-    template, lines = chosen_template(base, sources, chat_template), corpus(special_tokens(base))
+    template, lines = chosen_template(base, sources, chat_template), tokenizer_lines(base)
     ids = reference.tokenize(PASSAGE, add_special=True, parse_special=True)[: FIRST + POSITIONS + 1]
     with progress.task("verify", 4) as task:
         adapted, bare = reference.log_probabilities(ids)
         task.advance(1, "reference")
         with llamacpp(path, context=2 * len(ids)) as model:
             task.advance(1, "llama.cpp")
-            wrong_lines = sum(_differs(model, reference, line) for line in lines)
+            wrong_lines = len(different_lines(model, reference, lines))
             task.advance(1, "tokens")
             found = [model.next_tokens(ids[:length], TOP, ids[length]) for length in range(FIRST, len(ids) - 1)]
             wrong_prompts = list(_prompt_differences(model, reference, template))
@@ -132,14 +132,17 @@ def type_and_limits(path: Path) -> tuple[str, Limits]:
     return kind, LIMITS["MOSTLY_BF16" if through_bf16 else kind]
 
 
-def special_tokens(base: Checkpoint) -> list[str]:
-    """The texts of the tokenizer's special tokens."""
-    added = (base.tokenizer.definition or {}).get("added_tokens") or []
-    return [token["content"] for token in added if token["special"]]
+def tokenizer_lines(base: Checkpoint) -> list[str]:
+    """The corpus for the tokenizer of `base`. llama.cpp never normalises Unicode, so a tokenizer that does is only
+    compared on text that is in its normal form already."""
+    definition = base.tokenizer.definition or {}
+    special = [token["content"] for token in definition.get("added_tokens") or [] if token["special"]]
+    return corpus(special, decomposed=definition.get("normalizer") is None)
 
 
-def _differs(model: LlamaCpp, reference: Reference, line: str) -> bool:
-    return any(model.tokenize(line, *mode) != reference.tokenize(line, *mode) for mode in MODES)
+def different_lines(model: LlamaCpp, reference: Reference, lines: Sequence[str]) -> list[str]:
+    """The lines that do not become the same tokens in every way that both can read them."""
+    return [line for line in lines if any(model.tokenize(line, *mode) != reference.tokenize(line, *mode) for mode in MODES)]
 
 
 def _prompt_differences(model: LlamaCpp, reference: Reference, template: str | None) -> Iterator[bool]:

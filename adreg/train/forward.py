@@ -26,8 +26,9 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # mean difference, in st
 def logits_at(model: Model, batch: Batch) -> Tensor:
     """Logits (N, vocabulary) at the positions that `keep` marks, in the model's type."""
     rows = {}
-    if model.config._attn_implementation == attention.NAME:
-        rows = {"row_slots": batch["slots"], "row_grid": (batch["rows"], batch["width"])}
+    if shares_prefix(model):
+        grid = attention.Grid(batch["slots"], batch["rows"], batch["width"], batch["prefix"])
+        rows = {"row_grid": grid}
     out = model(
         input_ids=batch["input_ids"],
         position_ids=batch["position_ids"],
@@ -68,12 +69,17 @@ def choose_attention(model: Model, examples: Sequence[Example]) -> str:
     model.eval()
     base, stock = model.get_base_model(), model.config._attn_implementation
     probes = [_probe(example) for example in (examples[0], examples[-1])]
-    alone = torch.cat([_probed(model, [probe]) for probe in probes])
+    alone = torch.cat([_probed(model, [probe], False) for probe in probes])
     for name in ([attention.register()] if _is_plain_causal(model) else []) + [stock]:
         base.set_attn_implementation(name)
         if _keeps_apart(model, probes, alone):
             return str(name)
     return SINGLE
+
+
+def shares_prefix(model: Model) -> bool:
+    """Whether the attention that is set can compute a common beginning of rows once."""
+    return bool(model.config._attn_implementation == attention.NAME)
 
 
 def _check_signature(model: Model) -> None:
@@ -91,21 +97,22 @@ def _is_plain_causal(model: Model) -> bool:
 
 def _keeps_apart(model: Model, probes: list[Example], alone: Tensor) -> bool:
     """Whether two flattened rows give the logits they give alone, and the second none of the first's influence."""
-    together = _probed(model, probes)
-    changed = replace(probes[0], ids=np.roll(probes[0].ids, 1))
-    other = _probed(model, [changed, probes[1]])
-    second = len(probes[0].ids) - 1
+    share = shares_prefix(model)
+    together = _probed(model, probes, share)
+    start, second = len(probes[0].ids) // 2, probes[0].trained
+    changed = np.concatenate([probes[0].ids[:start], probes[0].ids[start:][::-1]])
+    other = _probed(model, [replace(probes[0], ids=changed), probes[1]], share)
     if not torch.equal(together[second:], other[second:]):
         return False
     return bool((together - alone).abs().mean() <= TOLERANCE[model.dtype] * alone.std())
 
 
 def _probe(example: Example) -> Example:
-    """The first tokens of `example`, all learned."""
+    """The first tokens of `example`, the second half of them learned."""
     ids = example.ids[:PROBED_TOKENS]
-    return replace(example, ids=ids, labels=np.concatenate([[IGNORED], ids[1:]]))
+    return replace(example, ids=ids, labels=np.where(np.arange(len(ids)) < max(len(ids) // 2, 1), IGNORED, ids))
 
 
-def _probed(model: Model, examples: list[Example]) -> Tensor:
+def _probed(model: Model, examples: list[Example], share: bool) -> Tensor:
     with torch.no_grad():
-        return logits_at(model, to_device(flatten(examples), model.device)).float()
+        return logits_at(model, to_device(flatten(examples, share), model.device)).float()

@@ -17,7 +17,7 @@ from adreg.progress import Task
 from adreg.train.batch import micro_batches, token_counts
 from adreg.train.config import LoopSettings
 from adreg.train.encode import Example
-from adreg.train.forward import summed_loss
+from adreg.train.forward import shares_prefix, summed_loss
 from adreg.train.model import Model
 from adreg.train.record import StepLoss
 
@@ -35,7 +35,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         self, model: Model, arguments: TrainingArguments, examples: Sequence[Example], budget: int, task: Task
     ) -> None:
         def step(rows: list[Example]) -> dict[str, Any]:
-            return {"micro": micro_batches(rows, budget)}
+            return {"micro": micro_batches(rows, budget, shares_prefix(model))}
 
         super().__init__(model=model, args=arguments, train_dataset=list(examples), data_collator=step)
         self.task = task

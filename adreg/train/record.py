@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import time
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -59,8 +60,8 @@ class RunRecord:
 
 
 def new_id() -> str:
-    """A name for a run that sorts by time, such as 20261121-051500-3fa94c."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+    """A name for a run: 12 hex digits, the second it began in and four drawn ones, so that names sort by time."""
+    return f"{int(time.time()):08x}{uuid.uuid4().hex[:4]}"
 
 
 def now() -> str:

@@ -73,7 +73,7 @@ def _run(request: TrainRequest, data: Prepared, progress: Progress) -> tuple[Any
     import torch
 
     from adreg.train.batch import micro_batches
-    from adreg.train.forward import SINGLE, choose_attention, mean_loss
+    from adreg.train.forward import SINGLE, choose_attention, mean_loss, shares_prefix
     from adreg.train.fused import fuse
     from adreg.train.loop import run_loop
     from adreg.train.model import load_model, trainable_parameters
@@ -82,7 +82,7 @@ def _run(request: TrainRequest, data: Prepared, progress: Progress) -> tuple[Any
     model = load_model(request.base_folder, request.config)
     attention = choose_attention(model, data.train)
     fused = fuse(model)
-    held_out = micro_batches(data.held_out, 1 if attention == SINGLE else settings.micro_tokens)
+    held_out = micro_batches(data.held_out, 1 if attention == SINGLE else settings.micro_tokens, shares_prefix(model))
     before = mean_loss(model, held_out) if held_out else None
     with progress.task("train", settings.steps(len(data.train)), "step") as task:
         trainer = run_loop(model, data.train, settings, task, attention == SINGLE)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from tests.builders import build_checkpoint
 LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+BYTES: dict[str, Any] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 
 
 def split(pattern):
@@ -50,14 +51,15 @@ def test_a_pre_tokenizer_is_recognised_by_its_structure_or_refused_with_it(name,
 
 
 def test_other_kinds_of_tokenizers_are_refused():
-    for model in ({"type": "Unigram"}, {"type": "BPE", "byte_fallback": True}):
-        with pytest.raises(UnsupportedError, match=model["type"]):
-            pre_tokenizer({"model": model, "pre_tokenizer": BYTES})
+    for kind, byte_fallback in (("Unigram", False), ("BPE", True)):
+        with pytest.raises(UnsupportedError, match=kind):
+            pre_tokenizer({"model": {"type": kind, "byte_fallback": byte_fallback}, "pre_tokenizer": BYTES})
 
 
 def test_ids_get_their_texts_and_types_up_to_the_rows_of_the_embedding_table(tiny_llama):
     base = open_checkpoint(tiny_llama)
     definition = copy.deepcopy(base.tokenizer.definition)
+    assert definition is not None
     definition["added_tokens"] += [
         {"id": 49153, "content": "<mine>", "special": False},
         {"id": 49154, "content": "<|looks_special|>", "special": False},

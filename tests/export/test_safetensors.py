@@ -58,7 +58,7 @@ def test_several_adapters_add_up_to_the_float64_sum_rounded_once(tiny_llama, lla
             update = module.b.float32().astype(np.float64) @ module.a.float32().astype(np.float64)
             exact[module.weight] += given.weight * module.scaling * update
     for name, expected in exact.items():
-        half_a_step = 2.0 ** (np.floor(np.log2(np.abs(expected))) - 8)
+        half_a_step = 2.0 ** (np.floor(np.log2(np.maximum(np.abs(expected), 1e-30))) - 8)
         assert np.all(np.abs(merged[name].float32() - expected) <= half_a_step + 1e-6), name
 
 
@@ -78,11 +78,13 @@ def test_blocks_of_rows_make_the_whole(tiny_gpt2, gpt2_adapter, tiny_llama, llam
         plan = plan_merge(request(base, adapter, output=tmp_path / "out", target="safetensors"))
         for tensor in plan.tensors:
             assert tensor.folded is not None
+            if not tensor.adapted:
+                continue
             whole = np.concatenate(list(tensor.folded.blocks()))
             with monkeypatch.context() as patch:
                 patch.setattr(fold, "BLOCK_ELEMENTS", 1000)
                 blocks = list(tensor.folded.blocks(group=2))
-            assert len(blocks) > 1 or whole.size < 2000
+            assert len(blocks) > 1
             np.testing.assert_allclose(np.concatenate(blocks), whole, rtol=0, atol=1e-6)
 
 

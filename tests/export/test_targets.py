@@ -44,7 +44,7 @@ def renamed(old, new):
         ({"tensors": renamed("layers.1.mlp.up_proj", "layers.1.mlp.down_proj.x")}, FormatError, r"down_proj\.x"),
         ({"tensors": renamed("layers.0.mlp.gate_proj.lora_A", "layers.0.mlp.gate_proj.lora_C")}, FormatError, "lora_C"),
         ({"tensors": renamed("mlp.gate_proj", "self_attn.qk_proj")}, FormatError, "does not have"),
-        ({"tensors": lambda given: {n: t for n, t in given.items() if "layers.0.mlp.up_proj.lora_B" not in n}}, FormatError, "pair"),
+        ({"tensors": lambda given: {n: t for n, t in given.items() if "0.mlp.up_proj.lora_B" not in n}}, FormatError, "pair"),
         ({"tensors": lambda given: {n: t[:, :-1].contiguous() if "q_proj.lora_A" in n else t for n, t in given.items()}},
          FormatError, "updates 'model.layers.0.self_attn.q_proj' with shape"),
         ({"r": 4}, FormatError, "rank 8"),

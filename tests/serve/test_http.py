@@ -213,7 +213,9 @@ def test_a_step_that_fails_is_a_500_or_an_error_event_and_a_bug_is_a_500(poisone
     app.add_api_route("/bug", lambda: 1 / 0)
     with running_server(app) as url, httpx2.Client(base_url=url, timeout=60) as http:
         assert error_of(http.post(CHAT, json=ask(model="inf")), 500)["type"] == "server_error"
-        assert error_of(http.get("/bug", headers={"x-request-id": "bug-1"}), 500)["type"] == "server_error"
+        bug = http.get("/bug", headers={"x-request-id": "bug-1"})
+        assert error_of(bug, 500)["type"] == "server_error"
+        assert (bug.headers["x-request-id"], bug.headers["connection"]) == ("bug-1", "close")
         events = http.post(CHAT, json=ask(model="inf", stream=True)).content.split(b"\n\n")
         assert events[-1] == b""
         assert json.loads(events[-2].removeprefix(b"data: "))["error"]["type"] == "server_error"

@@ -56,16 +56,19 @@ def test_greedy_tokens_are_those_of_peft_one_by_one(request: pytest.FixtureReque
         assert len(set(heard.tokens)) > 10, "a model that repeats itself proves nothing"
 
 
-def test_a_base_step_is_bitwise_the_bare_model(llama: World) -> None:
+def test_after_an_adapters_step_the_base_is_bitwise_the_bare_model(llama: World) -> None:
     import torch
     from transformers import DynamicCache
 
     runner = llama.engine().runner
     bare = peft_model(llama.base, None)
-    got = runner.logits(PROMPT, None, DynamicCache(config=runner.model.config))
+    plain, adapted = (runner.logits(PROMPT, digest, DynamicCache(config=bare.config)) for digest in (None, digest_of("all")))
     with torch.inference_mode():
-        wanted = bare(input_ids=torch.tensor([PROMPT]), past_key_values=DynamicCache(config=bare.config), logits_to_keep=1)
-    assert torch.equal(got, wanted.logits[0, -1])
+        wanted = bare(input_ids=torch.tensor([PROMPT]), logits_to_keep=1).logits[0, -1]
+        between_steps = runner.model(input_ids=torch.tensor([PROMPT]), logits_to_keep=1).logits[0, -1]
+    assert torch.equal(plain, wanted)
+    assert torch.equal(between_steps, wanted)
+    assert (adapted - wanted).abs().max() > 0.5
 
 
 def test_bfloat16_adds_the_float32_update_as_peft_does(llama: World) -> None:

@@ -11,7 +11,10 @@ import torch
 from adreg.errors import AdregError, ConflictError, DataError, UsageError
 from adreg.formats.adapter import open_adapter
 from adreg.progress import SilentProgress
+from adreg.train.batch import shared_prefix
 from adreg.train.encode import IGNORED
+from adreg.train.forward import choose_attention, shares_prefix
+from adreg.train.fused import fuse
 from adreg.train.loop import run_loop
 from adreg.train.model import load_model
 from adreg.train.record import RunRecord
@@ -50,9 +53,6 @@ def padded_reference(model, examples, steps, lr):
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_the_losses_of_every_step_are_those_of_a_padded_loop(request, chats, kind, monkeypatch):
-    from adreg.train.forward import choose_attention
-    from adreg.train.fused import fuse
-
     base, config = request.getfixturevalue(f"tiny_{kind}"), small_config(chats, max_steps=6)
     examples = prepared(base, config).train
     reference = load_model(base, config)
@@ -61,6 +61,7 @@ def test_the_losses_of_every_step_are_those_of_a_padded_loop(request, chats, kin
     model = load_model(base, config)
     silence_dropout(model)
     assert choose_attention(model, examples) == "adreg_rows"
+    assert shares_prefix(model) and shared_prefix(examples) > 10
     assert fuse(model) > 0
     with SilentProgress().task("train") as task:
         trainer = run_loop(model, examples, config.train, task)

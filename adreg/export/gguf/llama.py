@@ -71,12 +71,15 @@ def rope_factors(base: Checkpoint) -> tuple[float, ...]:
         return ()
     size, factor = _head_dim(base), found["factor"]
     low, high, context = found["low_freq_factor"], found["high_freq_factor"], found["original_max_position_embeddings"]
+    one = np.float32(1)
     exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
-    wavelengths = np.float32(2 * math.pi) / (np.float32(1) / np.power(np.float32(found["rope_theta"]), exponents))
-    smooth = (np.float32(context) / wavelengths - np.float32(low)) / np.float32(high - low)
-    between = np.float32(1) / ((np.float32(1) - smooth) / np.float32(factor) + smooth)
+    # every quotient as reciprocal times numerator, as torch computes it, for the same bits as the converter
+    frequencies = one / np.power(np.float32(found["rope_theta"]), exponents)
+    wavelengths = (one / frequencies) * np.float32(2 * math.pi)
+    smooth = ((one / wavelengths) * np.float32(context) - np.float32(low)) / np.float32(high - low)
+    between = one / ((one - smooth) / np.float32(factor) + smooth)
     long = np.where(wavelengths > context / low, np.float32(factor), between)
-    return tuple(np.where(wavelengths < context / high, np.float32(1), long).tolist())
+    return tuple(np.where(wavelengths < context / high, one, long).tolist())
 
 
 def write_hyperparameters(writer: GGUFWriter, base: Checkpoint, file_type: int) -> None:

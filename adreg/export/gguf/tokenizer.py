@@ -24,7 +24,10 @@ REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 @dataclass(frozen=True)
 class PreTokenizer:
-    """A pre-tokenizer of llama.cpp: its steps, and what it implies for the rest of the tokenizer."""
+    """A pre-tokenizer of llama.cpp: its steps, and what it implies for the rest of the tokenizer.
+
+    A `normalizer` is accepted as llama.cpp's converter does; llama.cpp itself does not normalise.
+    """
 
     name: str
     steps: tuple[str, ...]
