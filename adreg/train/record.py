@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 import time
 import uuid
 from dataclasses import dataclass
@@ -80,6 +79,5 @@ def machine(**settings: Any) -> dict[str, Any]:
         "system": platform.platform(),
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
-        "bits": sys.byteorder,
         **settings,
     }
