@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,6 +61,12 @@ def name_and_alias(text: str) -> Reference:
     if reference.version or reference.digest:
         raise UsageError(f"{text!r} names an existing version", f"versions are numbered by themselves: use {reference.name}")
     return reference
+
+
+def quiet_libraries() -> None:
+    """Before a model is loaded: no bars but adreg's own, and no warning that only a library's author can act on."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
 def is_folder(text: str) -> bool:

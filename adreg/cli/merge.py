@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adreg.cli.common import BaseOption, Json, Quiet, complete_reference, registry
+from adreg.cli.common import BaseOption, Json, Quiet, complete_reference, quiet_libraries, registry
 from adreg.cli.output import Output, size
 from adreg.cli.progress import progress
 from adreg.errors import UsageError, VerificationFailed
@@ -138,6 +138,7 @@ def carry_out(plan: MergePlan, verify: bool, out: Output) -> Merged:
 
     if verify:
         need("llamacpp", "xllamacpp")
+    quiet_libraries()
     result = run_merge(plan, progress(out.human))
     if not verify:
         return Merged(plan, result, None)
@@ -197,11 +198,16 @@ def _provenance(record: BaseRecord, versions: list[tuple[VersionRecord, float]])
 
 
 def _told(merged: Merged) -> str:
-    main, proof = merged.result.main, merged.verification
-    text = f"wrote {main.path} ({size(main.size)}, sha256 {main.sha256[:12]})"
-    if proof:
-        text += (
-            f"; llama.cpp agrees: {proof.tokenization_differences} of {proof.lines} lines tokenised differently, "
-            f"max |Δ log p| {proof.max_delta_logprob:.4f} at {proof.positions} positions"
-        )
-    return text
+    main = merged.result.main
+    told = f"wrote {main.path} ({size(main.size)}, sha256 {main.sha256[:12]})"
+    return "; ".join([told, *proof_lines(merged.verification)]) if merged.verification else told
+
+
+def proof_lines(proof: Verification) -> list[str]:
+    """What llama.cpp showed, in words."""
+    effect = "" if proof.adapter_effect is None else f"; the adapter's effect arrives at {proof.adapter_effect:.2f}"
+    return [
+        f"llama.cpp: {proof.tokenization_differences} of {proof.lines} lines tokenised differently",
+        f"|Δ log p| of the top 50 tokens at {proof.positions} positions: max {proof.max_delta_logprob:.4f}, "
+        f"mean {proof.mean_delta_logprob:.4f}; likeliest token the same at {proof.top1_agreement:.0%}{effect}",
+    ]

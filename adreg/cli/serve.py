@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adreg.cli.common import BaseOption, complete_reference, registry
+from adreg.cli.common import BaseOption, complete_reference, quiet_libraries, registry
 from adreg.cli.merge import base_of
 from adreg.cli.output import Output
 from adreg.cli.progress import progress
@@ -36,15 +36,18 @@ def serve(
 
     Example: adreg serve lighthouse:prod emoji-zh --port 8000
     """
+    from adreg.serve.api.app import create_app
+    from adreg.serve.exposure import check_exposure
+    from adreg.serve.server import serve_forever
+
     out, found = Output(), registry()
     versions = [found.adapters.resolve(parse_reference(ref)) for ref in refs or []]
     if not versions and base is None:
         raise UsageError("there is nothing to serve", "name adapters, or a base with --base")
     record = found.bases.get(base) if base else base_of(found, versions)
     key = _key(api_key_file)
+    check_exposure(host, key is not None)
     engine = load(found, record, versions, out)
-    from adreg.serve.api.app import create_app
-    from adreg.serve.server import serve_forever
 
     def ready(url: str) -> None:
         names = ", ".join([record.name, *(version.adapter for version in versions)])
@@ -59,6 +62,7 @@ def load(found: Registry, record: BaseRecord, versions: list[VersionRecord], out
     from adreg.serve.catalog import ServedAdapter
     from adreg.serve.loading import load_engine
 
+    quiet_libraries()
     found.bases.current(record, progress(out.human))
     for version in versions:
         require("serve", version.reference, found.adapters.audit(version, record.card))

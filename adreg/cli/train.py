@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adreg.cli.common import BaseOption, Json, Quiet, name_and_alias, registry
+from adreg.cli.common import BaseOption, Json, Quiet, name_and_alias, quiet_libraries, registry
 from adreg.cli.output import Output
 from adreg.cli.progress import progress
 from adreg.errors import ConflictError, UsageError
@@ -74,6 +74,7 @@ def run_training(found: Registry, record: BaseRecord, settings: TrainConfig, fol
     from adreg.train.run import TrainRequest
     from adreg.train.run import train as run
 
+    quiet_libraries()
     found.bases.current(record, progress(out.human))
     request = TrainRequest(record.folder, record.name, vars(record.card.ids), settings, folder)
     result = run(request, progress(out.human))

@@ -58,7 +58,7 @@ def open_reference(base: Checkpoint, sources: tuple[Source, ...]) -> Reference:
     need("train", "torch", "transformers", "peft")
     from transformers import AutoTokenizer
 
-    return Reference(base, sources, AutoTokenizer.from_pretrained(base.folder))
+    return Reference(base, sources, AutoTokenizer.from_pretrained(base.folder, local_files_only=True))
 
 
 def adapted_model(base: Checkpoint, sources: Sequence[Source]) -> Any:
@@ -67,7 +67,7 @@ def adapted_model(base: Checkpoint, sources: Sequence[Source]) -> Any:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32, local_files_only=True, use_safetensors=True)
     if not sources:
         return model.eval()
     names = [f"source{i}" for i in range(len(sources))]
