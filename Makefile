@@ -25,7 +25,7 @@ unit: $(READY) $(ORACLE)
 proof: $(READY) $(ORACLE) ## minutes long: the demo's own claims, measured on the real model
 	$(BIN)/python -m pytest -m slow
 
-bench: $(READY)
+bench: $(READY) $(ORACLE)
 	$(BIN)/python bench/spine.py
 
 fmt: $(READY)

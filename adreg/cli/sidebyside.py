@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rich.columns import Columns
 from rich.console import Console
@@ -14,6 +15,9 @@ from rich.panel import Panel
 from rich.text import Text
 
 from adreg.cli.output import clean
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionChunk
 
 FRAMES_PER_SECOND = 12
 
@@ -31,7 +35,7 @@ class Answer:
 
     def panel(self, width: int) -> Panel:
         state = f"{self.tokens} tokens, {self.seconds:.1f} s, {self.finish}" if self.finish else "…"
-        return Panel(Text(clean(self.text)), title=self.model, subtitle=Text(state, style="dim"), width=width)
+        return Panel(Text(clean(self.text), overflow="fold"), title=self.model, subtitle=Text(state, style="dim"), width=width)
 
 
 def ask_all(console: Console, base_url: str, models: list[str], question: str, max_tokens: int = 96) -> list[Answer]:
@@ -59,16 +63,19 @@ def _ask(base_url: str, answer: Answer, question: str, max_tokens: int) -> None:
             max_tokens=max_tokens,
             temperature=0,
             stream=True,
+            stream_options={"include_usage": True},
         )
         for chunk in stream:
-            _take(answer, chunk.choices[0].delta.content or "", chunk.choices[0].finish_reason)
+            _take(answer, chunk)
 
 
-def _take(answer: Answer, text: str, finish: str | None) -> None:
-    answer.text += text
-    answer.tokens += bool(text)
+def _take(answer: Answer, chunk: ChatCompletionChunk) -> None:
     answer.seconds = time.monotonic() - answer.started
-    answer.finish = finish or ""
+    for choice in chunk.choices:
+        answer.text += choice.delta.content or ""
+        answer.finish = choice.finish_reason or ""
+    if chunk.usage:
+        answer.tokens = chunk.usage.completion_tokens
 
 
 def _draw_until_done(console: Console, answers: list[Answer], done: Callable[[], bool]) -> None:

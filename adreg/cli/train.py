@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adreg.cli.common import BaseOption, Json, Quiet, name_and_alias, quiet_libraries, registry
-from adreg.cli.output import Output
+from adreg.cli.output import Output, print_line
 from adreg.cli.progress import progress
 from adreg.errors import ConflictError, UsageError
 
@@ -136,12 +136,7 @@ def show_recipe(name: Annotated[str, typer.Argument(help="A recipe.")], json: Js
     """Print a recipe, ready to be edited and given to `adreg train`."""
     from adreg.train import recipes
 
-    out = Output(json)
     if json:
-        out.data(recipes.read_recipe(name))
+        Output(json).data(recipes.read_recipe(name))
     else:
-        import sys
-
-        import yaml
-
-        yaml.safe_dump(recipes.read_recipe(name), sys.stdout, sort_keys=False, allow_unicode=True)
+        print_line(recipes.recipe_text(name).rstrip())

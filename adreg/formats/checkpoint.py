@@ -88,15 +88,16 @@ def _indexed(folder: Path) -> list[SafetensorsFile]:
     weight_map = read_object(index, "B-IDX-1", limit=50_000_000).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise FormatError(index, "has no weight_map", "B-IDX-1")
-    names, shards = sorted(set(map(str, weight_map.values()))), []
+    names = sorted(set(map(str, weight_map.values())))
     for name in names:
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise FormatError(index, f"names {name!r}, which is no safetensors file of this folder", "B-IDX-2")
     for name in names:
         if not (folder / name).is_file():
             raise FormatError(folder, f"shard {name} is missing ({_held(weight_map, name)} tensors are in it)", "B-IDX-3")
-        shards.append(open_safetensors(folder / name))
-        _check_shard(index, weight_map, shards[-1])
+    shards = [open_safetensors(folder / name) for name in names]
+    for shard in shards:
+        _check_shard(index, weight_map, shard)
     return shards
 
 

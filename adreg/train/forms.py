@@ -80,6 +80,8 @@ def read_turns(form: Form, row: dict[str, Any]) -> tuple[Turn, ...]:
         return opening + _conversation(_column(row, columns.messages))
     if not columns.prompt or not columns.answer:
         raise RowFault("the map names only one of prompt and answer")
+    if row.get("history"):
+        raise RowFault("it has a history of earlier turns; write such rows as messages")
     parts = [_text(row, columns.prompt), _optional(row, columns.input)]
     question = Turn("user", "\n".join(part for part in parts if part))
     return (*opening, question, Turn("assistant", _text(row, columns.answer)))
