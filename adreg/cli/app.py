@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from adreg import __version__
-from adreg.cli import adapters, aliases, bases, runs
+from adreg.cli import adapters, aliases, bases, data, runs
 from adreg.cli.audit import audit
 from adreg.cli.demo import demo
 from adreg.cli.errors import guarded
@@ -40,6 +40,7 @@ def options(
 
 app.command(rich_help_panel="Start here")(demo)
 app.add_typer(bases.app, name="base", rich_help_panel="Bases")
+app.add_typer(data.app, name="data", rich_help_panel="Train")
 app.command(rich_help_panel="Train")(train)
 app.add_typer(recipes_app, name="recipes", rich_help_panel="Train")
 app.add_typer(runs.app, name="runs", rich_help_panel="Train")
