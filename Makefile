@@ -23,7 +23,7 @@ unit: $(READY) $(ORACLE)
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 proof: $(READY) $(ORACLE) ## minutes long: the demo's own claims, measured on the real model
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -rP $(PROOF)
 
 bench: $(READY) $(ORACLE)
 	$(BIN)/python bench/spine.py

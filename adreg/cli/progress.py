@@ -61,7 +61,8 @@ class PlainProgress:
         yield task
         seconds = time.monotonic() - started
         if seconds > 1:
-            stderr_console().print(f"{title} done in {seconds:.1f} s  {task.note}", markup=False)
+            note = "" if unit == "B" else task.note
+            stderr_console().print(f"{title} done in {seconds:.1f} s  {note}".rstrip(), markup=False)
 
 
 def progress(wanted: bool = True) -> Progress:
