@@ -66,8 +66,7 @@ class Adapters:
         found = audit(adapter, trained_on, base.card if base else None)
         require("push", str(plan.folder), found)
         evidence = "recorded" if plan.trained_on else "declared" if base else "none"
-        run = plan.record if plan.record and plan.record.get("id") else None
-        return Draft(name, alias, stored, summarize(adapter, evidence), trained_on, run), found
+        return Draft(name, alias, stored, summarize(adapter, evidence), trained_on, plan.run), found
 
     def _discard(self, blobs: Iterable[Blob]) -> None:
         """Remove what a failed push stored, unless a version came to use it."""

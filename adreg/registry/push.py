@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from adreg.formats.tokenizer import FILES as TOKENIZER_FILES
 RECORD = "adreg.json"
 STORED = (CONFIG, WEIGHTS, RECORD, "README.md", "LICENSE", "loss.svg", *TOKENIZER_FILES)
 RECORD_LIMIT = 50_000_000
+RUN_FIELDS = {"id": str, "started": str, "outcome": str, "base": dict, "data": list, "losses": list, "eval": dict}
 OPTIONAL_IDS = ("tok_id", "tpl_id")
 
 
@@ -27,7 +29,7 @@ class PushPlan:
     adapter: Adapter
     files: tuple[Path, ...]
     skipped: tuple[str, ...]
-    record: JsonObject | None
+    run: JsonObject | None
     trained_on: BaseIds | None
 
 
@@ -41,7 +43,25 @@ def plan_push(folder: Path) -> PushPlan:
             raise FormatError(file, "is not a regular file; copy the file itself", "F-DIR-1")
     skipped = tuple(name for name in names if name not in STORED)
     record = read_object(folder / RECORD, "K-CFG-1", RECORD_LIMIT) if folder / RECORD in files else None
-    return PushPlan(folder, adapter, files, skipped, record, _recorded_base(folder, record))
+    return PushPlan(folder, adapter, files, skipped, _recorded_run(folder, record), _recorded_base(folder, record))
+
+
+def _recorded_run(folder: Path, record: JsonObject | None) -> JsonObject | None:
+    """The record as that of a run, or None when it is none. Raises `FormatError` when it only looks like one."""
+    if record is None or "id" not in record:
+        return None
+    wrong = [name for name, kind in RUN_FIELDS.items() if not isinstance(record.get(name), kind)]
+    if not wrong and not re.fullmatch(r"[0-9A-Za-z-]{6,64}", record["id"]):
+        wrong = ["id"]
+    if not wrong and not all(isinstance(file, dict) for file in record["data"]):
+        wrong = ["data"]
+    try:
+        datetime.fromisoformat(str(record.get("started")))
+    except ValueError:
+        wrong.append("started")
+    if wrong:
+        raise FormatError(folder / RECORD, f"is no run record: {', '.join(wrong)} is not what it should be", "K-CFG-1")
+    return record
 
 
 def _recorded_base(folder: Path, record: JsonObject | None) -> BaseIds | None:

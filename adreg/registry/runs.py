@@ -23,7 +23,7 @@ class Runs:
     def add(self, record: RunRecord) -> None:
         """Store `record` under its `id`; the same id again replaces it."""
         with transaction(self.db):
-            insert_run(self.db, record)
+            self.db.table("run").upsert(_row(record), pk="id")
 
     def get(self, id_: str) -> RunRecord:
         """The record whose id starts with `id_`."""
@@ -39,14 +39,18 @@ class Runs:
         return [json.loads(row["record"]) for row in self.db.query("select record from run order by started_at desc")]
 
 
-def insert_run(db: Database, record: RunRecord) -> None:
-    """Store `record` inside the caller's transaction."""
+def keep_run(db: Database, record: RunRecord) -> None:
+    """Store a record that came with an adapter, inside the caller's transaction; one that is known already stays."""
+    if db.execute("select 1 from run where id = ?", [record["id"]]).fetchone() is None:
+        db.table("run").insert(_row(record))
+
+
+def _row(record: RunRecord) -> dict[str, Any]:
     base = record.get("base") or {}
-    row = {
+    return {
         "id": record["id"],
-        "outcome": record.get("outcome", "finished"),
-        "started_at": record.get("started", ""),
+        "outcome": record["outcome"],
+        "started_at": record["started"],
         "weights_id": base.get("weights_id"),
         "record": json.dumps(record, ensure_ascii=False),
     }
-    db.table("run").upsert(row, pk="id")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def base_name(text: str) -> str:
 
 def packaged_gguf(package: str) -> Path:
     """The one GGUF file in an installed package. The package itself is never imported."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", package):  # a dotted name would import its parent
+        raise UsageError(f"{package!r} is no package name")
     spec = importlib.util.find_spec(package.replace("-", "_"))
     if spec is None or not spec.submodule_search_locations:
         raise NotFoundError("installed package", package)

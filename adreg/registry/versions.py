@@ -15,7 +15,7 @@ from adreg.registry.blobs import Blob, BlobStore
 from adreg.registry.database import now
 from adreg.registry.names import Row, claim_name, live_id, one, point_alias, record_event, tags
 from adreg.registry.records import VersionRecord
-from adreg.registry.runs import insert_run
+from adreg.registry.runs import keep_run
 from adreg.registry.sqlite import Database
 
 SELECT = (
@@ -86,7 +86,7 @@ def commit_version(db: Database, blobs: BlobStore, draft: Draft) -> tuple[int, b
 def _insert(db: Database, blobs: BlobStore, adapter_id: int, draft: Draft) -> int:
     _insert_blobs(db, blobs, draft)
     if draft.run:
-        insert_run(db, draft.run)
+        keep_run(db, draft.run)
     latest = one(db, "select coalesce(max(number), 0) as number from version where adapter_id = ?", [adapter_id])
     number = (latest["number"] if latest else 0) + 1
     row = {

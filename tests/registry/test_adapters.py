@@ -180,3 +180,26 @@ def test_a_forged_record_is_refused(llama_adapter, tmp_path):
     (folder / "adreg.json").write_text(json.dumps({"base": {"weights_id": "x'); drop table version; --"}}))
     with pytest.raises(FormatError):
         plan_push(folder)
+
+
+RUN = {"id": "20261121-abc", "started": "2026-11-21T05:00:00Z", "outcome": "finished", "data": [], "losses": [], "eval": {}}
+
+
+@pytest.mark.parametrize(
+    "change", [{"id": {}}, {"id": "'; drop"}, {"started": "soon"}, {"eval": [1]}, {"data": ["x"]}, {"losses": 3}]
+)
+def test_a_record_that_is_no_run_is_refused(registry, llama_adapter, tiny_llama, tmp_path, change):
+    folder = shutil.copytree(llama_adapter, tmp_path / "run")
+    ids = vars(registry.bases.look(str(tiny_llama)).card.ids)
+    (folder / "adreg.json").write_text(json.dumps({**RUN, "base": ids, **change}))
+    with pytest.raises(FormatError, match="run record"):
+        plan_push(folder)
+
+
+def test_a_pushed_record_never_replaces_a_known_run(registry, llama_adapter, tiny_llama, tmp_path):
+    ids = vars(registry.bases.look(str(tiny_llama)).card.ids)
+    registry.runs.add({**RUN, "base": ids, "seed": 42})
+    folder = shutil.copytree(llama_adapter, tmp_path / "run")
+    (folder / "adreg.json").write_text(json.dumps({**RUN, "base": ids, "seed": 666}))
+    assert push(registry, folder).version.run == RUN["id"]
+    assert registry.runs.get(RUN["id"])["seed"] == 42
