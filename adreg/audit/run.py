@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from adreg.audit.basecard import BaseCard
@@ -23,13 +22,8 @@ def audit(adapter: Adapter, trained_on: BaseIds | None = None, base: BaseCard | 
 
 def audit_folder(folder: Path, trained_on: BaseIds | None = None, base: BaseCard | None = None) -> AuditReport:
     """As `audit`; a file that breaks its format becomes a blocking finding instead of an error."""
-    return audit_or_block(lambda: open_adapter(folder), trained_on, base)
-
-
-def audit_or_block(opened: Callable[[], Adapter], trained_on: BaseIds | None, base: BaseCard | None) -> AuditReport:
-    """Audit what `opened` opens, or report why it cannot be opened."""
     try:
-        adapter = opened()
+        adapter = open_adapter(folder)
     except FormatError as error:
         return report(Verdict.UNKNOWN, [finding_of_error(error)])
     return audit(adapter, trained_on, base)

@@ -64,8 +64,7 @@ def audit(
 
 
 def _report(found: Registry, subject: str, base: str | None, out: Output) -> AuditReport:
-    from adreg.audit.run import audit_or_block
-    from adreg.formats.adapter import open_adapter
+    from adreg.audit.run import audit_folder
     from adreg.registry.push import plan_push
 
     if not is_folder(subject):
@@ -74,7 +73,7 @@ def _report(found: Registry, subject: str, base: str | None, out: Output) -> Aud
         return found.adapters.audit(version, card)
     folder = Path(subject).expanduser()
     trained_on = plan_push(folder).trained_on if base else None
-    return audit_or_block(lambda: open_adapter(folder), trained_on, _card(found, base, out))
+    return audit_folder(folder, trained_on, _card(found, base, out))
 
 
 def _card(found: Registry, base: str | None, out: Output) -> BaseCard | None:

@@ -117,10 +117,6 @@ class Bases:
         )
         return [row[0] for row in self.db.execute(query, [record.card.ids.weights_id]).fetchall()]
 
-    def with_weights(self, weights_id: str) -> BaseRecord | None:
-        """The registered base with these very weights, if any."""
-        return next((_record(row) for row in self.db.query("select * from base where weights_id = ?", [weights_id])), None)
-
     def _row(self, name: str) -> dict[str, Any] | None:
         return next(iter(self.db.query("select * from base where name = ?", [name])), None)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,19 +68,6 @@ class BlobStore:
         found, _ = _copy_hashing(source, target)
         if found != digest:
             raise IntegrityError(f"blob {digest} is damaged: its bytes hash to {found}")
-
-    def link_out(self, digest: str, target: Path) -> None:
-        """A second name for a blob in a folder of our own; a copy where the file system has no hard links."""
-        try:
-            os.link(self.path(digest), target)
-        except OSError:
-            shutil.copyfile(self.path(digest), target)
-
-
-def file_digest(path: Path) -> str:
-    """`sha256:` and the SHA-256 of the file at `path`."""
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _copy_hashing(source: Path, target: Path) -> tuple[str, int]:
