@@ -65,14 +65,14 @@ def audit(
 
 def _report(found: Registry, subject: str, base: str | None, out: Output) -> AuditReport:
     from adreg.audit.run import audit_folder
-    from adreg.registry.push import plan_push
+    from adreg.registry.push import plan_push, read_content
 
     if not is_folder(subject):
         version = found.adapters.resolve(parse_reference(subject))
         card = _card(found, base or version.base, out)
         return found.adapters.audit(version, card)
     folder = Path(subject).expanduser()
-    trained_on = plan_push(folder).trained_on if base else None
+    trained_on = read_content(plan_push(folder).files).trained_on if base else None
     return audit_folder(folder, trained_on, _card(found, base, out))
 
 

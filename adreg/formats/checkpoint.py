@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from adreg.errors import FormatError, NotFoundError, PickleRefused
+from adreg.formats.packed import PackedTensor, Quantisation, main_quantisation, read_packed
 from adreg.formats.safetensors import SafetensorsFile, TensorView, open_safetensors
 from adreg.formats.strictjson import JsonObject, read_object
 from adreg.formats.tokenizer import TokenizerFiles
@@ -48,6 +49,16 @@ class Checkpoint(Mapping[str, TensorView]):
     @property
     def model_type(self) -> str:
         return str(self.config.get("model_type", "unknown"))
+
+    @cached_property
+    def packed(self) -> dict[str, PackedTensor]:
+        """The quantised weights by logical name; empty for an ordinary checkpoint."""
+        return read_packed(self.config, self.tensors)
+
+    @property
+    def quantisation(self) -> Quantisation | None:
+        """How most of its values are quantised, or None."""
+        return main_quantisation(self.packed.values())
 
     @cached_property
     def tokenizer(self) -> TokenizerFiles:

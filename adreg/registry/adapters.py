@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adreg.audit.basecard import BaseCard
@@ -13,13 +13,16 @@ from adreg.audit.run import audit, require
 from adreg.errors import IntegrityError
 from adreg.formats.adapter import CONFIG, WEIGHTS, Adapter, load_adapter
 from adreg.formats.atomic import atomic_folder
+from adreg.formats.fingerprint import BaseIds
 from adreg.references import Reference, check_alias, check_name
-from adreg.registry.blobs import Blob, BlobStore
-from adreg.registry.database import now, transaction
+from adreg.registry.manifest import FileEntry, Manifest, Parent
 from adreg.registry.names import drop_alias, live_id, one, point_alias, record_event, removed_id
-from adreg.registry.push import PushPlan, summarize
+from adreg.registry.push import PushPlan, read_content, summarize
 from adreg.registry.records import BaseRecord, Event, VersionRecord
-from adreg.registry.sqlite import Database
+from adreg.registry.store.blobs import Blob, BlobStore
+from adreg.registry.store.database import now, transaction
+from adreg.registry.store.leases import Lease, lease
+from adreg.registry.store.sqlite import Database
 from adreg.registry.versions import NEWEST, Draft, commit_version, find_versions, resolve_version
 
 
@@ -39,34 +42,56 @@ class Adapters:
     db: Database
     blobs: BlobStore
 
-    def push(self, plan: PushPlan, name: str, alias: str | None, base: BaseRecord | None) -> Pushed:
+    def push(self, plan: PushPlan, name: str, alias: str | None, base: BaseRecord | None, origin: str = "push") -> Pushed:
         """Store `plan` as the next version of `name`. Raises `AuditRefused` or `StorageError`; then nothing changed.
 
         `base` is what the user says it was trained on; what the training itself recorded outranks it.
         """
         check_name(name)
         stored: dict[str, Blob] = {}
-        try:
-            for file in plan.files:
-                stored[file.name] = self.blobs.put(file)
-            draft, found = self._draft(plan, name, alias and check_alias(alias), base, stored)
-            with transaction(self.db):
-                number, new = commit_version(self.db, self.blobs, draft)
-        except BaseException:
-            self._discard(stored.values())
-            raise
-        return Pushed(self.resolve(Reference(name, version=number)), found, new)
+        with lease(self.db, f"push {name}") as held:
+            try:
+                for path, file in plan.files.items():
+                    stored[path] = self.blobs.put(file)
+                files = {path: FileEntry(blob.digest, blob.size) for path, blob in stored.items()}
+                draft, found = self._draft(name, files, base)
+                return self._commit(replace(draft, alias=alias and check_alias(alias), origin=origin), found, held)
+            except BaseException:
+                self._discard(stored.values())
+                raise
+
+    def receive(self, manifest: Manifest, alias: str | None, origin: str, held: Lease) -> Pushed:
+        """Make the version of `manifest`, whose blobs are stored already under the lease `held`, the next of its name.
+
+        Nothing of the manifest is believed that its files tell: they are audited here as at a push.
+        """
+        for path, file in manifest.files.items():
+            if self.blobs.size(file.digest) != file.size:
+                raise IntegrityError(f"{path} of {manifest.name} has not the {file.size} bytes that its manifest says")
+        draft, found = self._draft(manifest.name, manifest.files, None, manifest.trained_on)
+        if draft.digest != manifest.digest:
+            raise IntegrityError(f"{manifest.name}:{manifest.number} from {origin} has not the digest {manifest.digest}")
+        draft = replace(draft, alias=alias, origin=origin, notes=manifest.notes, tags=manifest.tags)
+        return self._commit(draft, found, held)
 
     def _draft(
-        self, plan: PushPlan, name: str, alias: str | None, base: BaseRecord | None, stored: dict[str, Blob]
+        self, name: str, files: dict[str, FileEntry], base: BaseRecord | None, claimed: BaseIds | None = None
     ) -> tuple[Draft, AuditReport]:
         """Audit the stored blobs, not the folder they came from: that could change meanwhile."""
-        adapter = self._load({path: blob.digest for path, blob in stored.items()})
-        trained_on = plan.trained_on or (base.card.ids if base else None)
-        found = audit(adapter, trained_on, base.card if base else None)
-        require("push", str(plan.folder), found)
-        evidence = "recorded" if plan.trained_on else "declared" if base else "none"
-        return Draft(name, alias, stored, summarize(adapter, evidence), trained_on, plan.run), found
+        content = read_content({path: self.blobs.path(file.digest) for path, file in files.items()})
+        trained_on = content.trained_on or claimed or (base.card.ids if base else None)
+        found = audit(content.adapter, trained_on, base.card if base else None)
+        require("push", name, found)
+        evidence = "recorded" if content.trained_on else "declared" if trained_on else "none"
+        summary = summarize(content.adapter, evidence)
+        return Draft(name, None, files, summary, trained_on, content.run, content.parents), found
+
+    def _commit(self, draft: Draft, found: AuditReport, held: Lease) -> Pushed:
+        self.blobs.settle(file.digest for file in draft.files.values())
+        with transaction(self.db):
+            number, new = commit_version(self.db, self.blobs, draft)
+            held.release()
+        return Pushed(self.resolve(Reference(draft.name, version=number)), found, new)
 
     def _discard(self, blobs: Iterable[Blob]) -> None:
         """Remove what a failed push stored, unless a version came to use it."""
@@ -74,6 +99,23 @@ class Adapters:
             for blob in blobs:
                 if blob.new and one(self.db, "select 1 from version_file where digest = ?", [blob.digest]) is None:
                     self.blobs.remove(blob.digest)
+
+    def manifest(self, version: VersionRecord) -> Manifest:
+        """The version as it travels."""
+        sizes = {path: FileEntry(digest, self.blobs.size(digest)) for path, digest in version.files.items()}
+        rows = self.db.query("select digest, reference, relation from parent where version_id = ? order by 1", [version.id])
+        return Manifest(
+            name=version.adapter,
+            number=version.number,
+            digest=version.digest,
+            files=sizes,
+            trained_on=version.trained_on,
+            created_at=version.created_at,
+            notes=version.notes,
+            tags=version.tags,
+            parents=tuple(Parent(**row) for row in rows),
+            yanked=version.yanked,
+        )
 
     def all(self) -> list[VersionRecord]:
         """The newest version of every adapter, by name."""

@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from adreg.registry.database import now, transaction
 from adreg.registry.records import ArtifactRecord, VersionRecord
-from adreg.registry.sqlite import Database
+from adreg.registry.store.database import now, transaction
+from adreg.registry.store.sqlite import Database
 
 
 @dataclass(frozen=True)

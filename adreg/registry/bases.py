@@ -14,11 +14,11 @@ from adreg.formats.checkpoint import Checkpoint, open_checkpoint
 from adreg.formats.fingerprint import BaseIds, Leaf, fingerprint
 from adreg.progress import SILENT, Progress
 from adreg.references import check_name
-from adreg.registry.database import now, transaction
 from adreg.registry.leafcache import SqliteLeafCache, dump_leaves, load_leaves
 from adreg.registry.records import BaseRecord
 from adreg.registry.sources import Source, resolve_source
-from adreg.registry.sqlite import Database
+from adreg.registry.store.database import now, transaction
+from adreg.registry.store.sqlite import Database
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Bases:
         """References of the versions trained on these weights."""
         query = (
             "select adapter.name || ':' || version.number from version join adapter on adapter.id = adapter_id "
-            "where json_extract(trained_on, '$.weights_id') = ? and deleted_at is null order by 1"
+            "where weights_id = ? and deleted_at is null order by 1"
         )
         return [row[0] for row in self.db.execute(query, [record.card.ids.weights_id]).fetchall()]
 

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 
 from adreg.formats.fingerprint import ALGORITHM, FileKey, Leaf
-from adreg.registry.database import transaction
-from adreg.registry.sqlite import Database
+from adreg.registry.store.database import transaction
+from adreg.registry.store.sqlite import Database
 
 KEY = "device = ? and inode = ? and size = ? and mtime_ns = ? and ctime_ns = ? and algorithm = ?"
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from adreg.errors import ConflictError, NotFoundError
-from adreg.registry.database import now
-from adreg.registry.sqlite import Database
+from adreg.registry.store.chain import append_event
+from adreg.registry.store.database import now
+from adreg.registry.store.sqlite import Database
 
 Row = dict[str, Any]
 
@@ -61,7 +62,8 @@ def point_alias(db: Database, adapter_id: int, alias: str, number: int) -> None:
     if before and before["number"] == number:
         return
     db.execute(
-        "insert into alias select adapter_id, ?, id, ? from version where adapter_id = ? and number = ? "
+        "insert into alias (adapter_id, name, version_id, updated_at) "
+        "select adapter_id, ?, id, ? from version where adapter_id = ? and number = ? "
         "on conflict (adapter_id, name) do update set version_id = excluded.version_id, updated_at = excluded.updated_at",
         [alias, now(), adapter_id, number],
     )
@@ -78,5 +80,16 @@ def drop_alias(db: Database, adapter_id: int, name: str, alias: str) -> None:
 
 def record_event(db: Database, adapter_id: int, verb: str, **detail: Any) -> None:
     """Append one line to the adapter's history."""
-    row = {"at": now(), "adapter_id": adapter_id, "verb": verb, "detail": json.dumps(detail)}
-    db.table("event").insert(row)
+    append_event(db, now(), adapter_id, verb, json.dumps(detail))
+
+
+def index_adapter(db: Database, adapter_id: int) -> None:
+    """Bring the search index up to date with an adapter's name, description, notes and tags."""
+    db.execute("delete from search where rowid = ?", [adapter_id])
+    db.execute(
+        "insert into search (rowid, name, description, notes, tags) select adapter.id, adapter.name, description, "
+        "(select coalesce(group_concat(notes, ' '), '') from version where adapter_id = adapter.id), "
+        "(select coalesce(group_concat(tag.name, ' '), '') from tag join version on version.id = version_id "
+        "where adapter_id = adapter.id) from adapter where adapter.id = ?",
+        [adapter_id],
+    )

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from adreg.errors import FormatError
-from adreg.formats.adapter import CONFIG, WEIGHTS, Adapter, open_adapter
+from adreg.formats.adapter import CONFIG, WEIGHTS, Adapter, load_adapter, open_adapter
 from adreg.formats.fingerprint import BaseIds
 from adreg.formats.strictjson import JsonObject, read_object
 from adreg.formats.tokenizer import FILES as TOKENIZER_FILES
+from adreg.registry.manifest import Parent, base_ids, read_parents
 
 RECORD = "adreg.json"
 STORED = (CONFIG, WEIGHTS, RECORD, "README.md", "LICENSE", "loss.svg", *TOKENIZER_FILES)
 RECORD_LIMIT = 50_000_000
 RUN_FIELDS = {"id": str, "started": str, "outcome": str, "base": dict, "data": list, "losses": list, "eval": dict}
-OPTIONAL_IDS = ("tok_id", "tpl_id")
 
 
 @dataclass(frozen=True)
@@ -26,29 +27,52 @@ class PushPlan:
     """What a push would store: `files` by name, and `skipped`, what lies there and is left out."""
 
     folder: Path
-    adapter: Adapter
-    files: tuple[Path, ...]
+    files: dict[str, Path]
     skipped: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the files of a version say: the adapter, the run and base that training recorded, and its parents."""
+
+    adapter: Adapter
     run: JsonObject | None
     trained_on: BaseIds | None
+    parents: tuple[Parent, ...]
 
 
 def plan_push(folder: Path) -> PushPlan:
     """Look at the adapter in `folder` and decide what belongs to it. Raises `NotFoundError` or `FormatError`."""
-    adapter = open_adapter(folder)
+    open_adapter(folder)
     names = sorted(path.name for path in folder.iterdir())
-    files = tuple(folder / name for name in names if name in STORED)
-    for file in files:
+    files = {name: folder / name for name in names if name in STORED}
+    for file in files.values():
         if file.is_symlink() or not file.is_file():
             raise FormatError(file, "is not a regular file; copy the file itself", "F-DIR-1")
-    skipped = tuple(name for name in names if name not in STORED)
-    record = read_object(folder / RECORD, "K-CFG-1", RECORD_LIMIT) if folder / RECORD in files else None
-    return PushPlan(folder, adapter, files, skipped, _recorded_run(folder, record), _recorded_base(folder, record))
+    read_content(files)
+    return PushPlan(folder, files, tuple(name for name in names if name not in STORED))
 
 
-def _recorded_run(folder: Path, record: JsonObject | None) -> JsonObject | None:
+def read_content(files: Mapping[str, Path]) -> Content:
+    """Read the files of a version, wherever they lie. Raises `FormatError` for names and records that cannot be."""
+    odd = sorted(set(files) - set(STORED))
+    if odd or not {CONFIG, WEIGHTS} <= set(files):
+        raise FormatError(files.get(CONFIG, Path(CONFIG)), f"an adapter holds {CONFIG} and {WEIGHTS}, not {odd}", "F-DIR-2")
+    adapter = load_adapter(files[CONFIG], files[WEIGHTS])
+    path = files.get(RECORD)
+    record = read_object(path, "K-CFG-1", RECORD_LIMIT) if path else {}
+    source = str(path)
+    return Content(
+        adapter=adapter,
+        run=_recorded_run(source, record),
+        trained_on=_recorded_base(source, record),
+        parents=read_parents(record.get("parents", []), source),
+    )
+
+
+def _recorded_run(source: str, record: JsonObject) -> JsonObject | None:
     """The record as that of a run, or None when it is none. Raises `FormatError` when it only looks like one."""
-    if record is None or "id" not in record:
+    if "id" not in record:
         return None
     wrong = [name for name, kind in RUN_FIELDS.items() if not isinstance(record.get(name), kind)]
     if not wrong and not re.fullmatch(r"[0-9A-Za-z-]{6,64}", record["id"]):
@@ -60,23 +84,16 @@ def _recorded_run(folder: Path, record: JsonObject | None) -> JsonObject | None:
     except ValueError:
         wrong.append("started")
     if wrong:
-        raise FormatError(folder / RECORD, f"is no run record: {', '.join(wrong)} is not what it should be", "K-CFG-1")
+        raise FormatError(source, f"is no run record: {', '.join(wrong)} is not what it should be", "K-CFG-1")
     return record
 
 
-def _recorded_base(folder: Path, record: JsonObject | None) -> BaseIds | None:
+def _recorded_base(source: str, record: JsonObject) -> BaseIds | None:
     """The ids that the training recorded in adreg.json, or None."""
-    stored = (record or {}).get("base")
-    if not isinstance(stored, dict):
+    base = record.get("base")
+    if not isinstance(base, dict):
         return None
-    ids: dict[str, Any] = {name: stored.get(name) for name in BaseIds.__dataclass_fields__}
-    if not all(_is_id(value) or (value is None and name in OPTIONAL_IDS) for name, value in ids.items()):
-        raise FormatError(folder / RECORD, "its base ids are not hashes", "K-CFG-1")
-    return BaseIds(**ids)
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch("b3:[0-9a-f]{64}", value) is not None
+    return base_ids({name: base.get(name) for name in BaseIds.__dataclass_fields__}, source)
 
 
 def summarize(adapter: Adapter, evidence: str) -> dict[str, Any]:

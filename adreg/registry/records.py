@@ -50,6 +50,10 @@ class VersionRecord:
     created_at: str
     aliases: tuple[str, ...]
     files: dict[str, str]
+    tags: tuple[str, ...] = ()
+    notes: str = ""
+    origin: str = ""
+    yanked: str | None = None
 
     @property
     def reference(self) -> str:
@@ -67,6 +71,10 @@ class VersionRecord:
             "version": self.number,
             "digest": self.digest,
             "aliases": list(self.aliases),
+            "tags": list(self.tags),
+            "notes": self.notes,
+            "origin": self.origin,
+            "yanked": self.yanked,
             "base": self.base,
             "trained_on": ids,
             **self.summary,

@@ -8,10 +8,10 @@ from functools import cached_property
 from adreg.registry.adapters import Adapters
 from adreg.registry.artifacts import Artifacts
 from adreg.registry.bases import Bases
-from adreg.registry.blobs import BlobStore
-from adreg.registry.database import open_database
 from adreg.registry.runs import Runs
-from adreg.registry.sqlite import Database
+from adreg.registry.store.blobs import BlobStore
+from adreg.registry.store.database import open_database
+from adreg.registry.store.sqlite import Database
 from adreg.settings import Settings
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from adreg.errors import NotFoundError
-from adreg.registry.database import transaction
-from adreg.registry.sqlite import Database
+from adreg.registry.store.database import transaction
+from adreg.registry.store.sqlite import Database
 
 RunRecord = dict[str, Any]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,46 +10,51 @@ from typing import Any
 from adreg.errors import ConflictError, NotFoundError
 from adreg.formats.fingerprint import BaseIds
 from adreg.references import Reference
-from adreg.registry.blobs import Blob, BlobStore
-from adreg.registry.database import now
-from adreg.registry.names import Row, claim_name, live_id, one, point_alias, record_event, tags
+from adreg.registry.manifest import FileEntry, Parent, version_digest
+from adreg.registry.names import Row, claim_name, index_adapter, live_id, one, point_alias, record_event, tags
 from adreg.registry.records import VersionRecord
 from adreg.registry.runs import keep_run
-from adreg.registry.sqlite import Database
+from adreg.registry.store.blobs import BlobStore
+from adreg.registry.store.database import now
+from adreg.registry.store.sqlite import Database
 
 SELECT = (
-    "select version.*, adapter.name as adapter, base.name as base from version "
-    "join adapter on adapter.id = version.adapter_id left join base on base.id = version.base_id "
+    "select version.*, adapter.name as adapter, "
+    "(select name from base where base.weights_id = version.weights_id order by base.id limit 1) as base, "
+    "(select json_group_array(name) from alias where version_id = version.id) as aliases, "
+    "(select json_group_array(name) from tag where version_id = version.id) as tags, "
+    "(select json_group_object(path, digest) from version_file where version_id = version.id) as files "
+    "from version join adapter on adapter.id = version.adapter_id "
 )
-NEWEST = "number = (select max(number) from version newer where newer.adapter_id = adapter.id)"
+NEWEST = (
+    "version.yanked_at is null and number = (select max(number) from version newer "
+    "where newer.adapter_id = adapter.id and newer.yanked_at is null)"
+)
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A version that is about to be: audited, its blobs stored under `blobs` by file name."""
+    """A version that is about to be: audited, its files stored as blobs."""
 
     name: str
     alias: str | None
-    blobs: dict[str, Blob]
+    files: dict[str, FileEntry]
     summary: dict[str, Any]
     trained_on: BaseIds | None
     run: dict[str, Any] | None
-
-    @property
-    def weights_id(self) -> str | None:
-        return self.trained_on.weights_id if self.trained_on else None
+    parents: tuple[Parent, ...] = ()
+    origin: str = "push"
+    notes: str = ""
+    tags: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
-        """The version's digest: SHA-256 over its files by digest, and its base."""
-        files = {name: blob.digest for name, blob in self.blobs.items()}
-        content = json.dumps({"base": self.weights_id, "files": files}, sort_keys=True, separators=(",", ":"))
-        return "sha256:" + hashlib.sha256(content.encode()).hexdigest()
+        return version_digest(self.files, self.trained_on)
 
 
 def find_versions(db: Database, where: str, values: Sequence[Any] = ()) -> list[VersionRecord]:
     """The versions that an SQL condition (and order) selects."""
-    return [_record(db, row) for row in db.query(f"{SELECT} where {where}", list(values))]
+    return [_record(row) for row in db.query(f"{SELECT} where {where}", list(values))]
 
 
 def resolve_version(db: Database, reference: Reference) -> VersionRecord:
@@ -89,41 +93,46 @@ def _insert(db: Database, blobs: BlobStore, adapter_id: int, draft: Draft) -> in
         keep_run(db, draft.run)
     latest = one(db, "select coalesce(max(number), 0) as number from version where adapter_id = ?", [adapter_id])
     number = (latest["number"] if latest else 0) + 1
-    row = {
-        "adapter_id": adapter_id,
-        "number": number,
-        "digest": draft.digest,
-        "base_id": _base_id(db, draft.weights_id),
-        "trained_on": json.dumps(vars(draft.trained_on)) if draft.trained_on else None,
-        "summary": json.dumps(draft.summary, ensure_ascii=False),
-        "size": sum(blob.size for blob in draft.blobs.values()),
-        "run_id": draft.run["id"] if draft.run else None,
-        "created_at": now(),
-    }
-    version_id = db.table("version").insert(row).last_pk
-    db.table("version_file").insert_all(
-        {"version_id": version_id, "path": path, "digest": blob.digest} for path, blob in draft.blobs.items()
-    )
+    version_id = db.table("version").insert(_row(adapter_id, number, draft)).last_pk
+    for path, file in draft.files.items():
+        db.execute("insert into version_file values (?, ?, ?)", [version_id, path, file.digest])
+    for parent in draft.parents:
+        db.execute("insert into parent values (?, ?, ?, ?)", [version_id, parent.digest, parent.reference, parent.relation])
+    for tag in draft.tags:
+        db.execute("insert into tag values (?, ?)", [version_id, tag])
+    index_adapter(db, adapter_id)
     record_event(db, adapter_id, "push", version=number, digest=draft.digest)
     return number
 
 
+def _row(adapter_id: int, number: int, draft: Draft) -> dict[str, Any]:
+    return {
+        "adapter_id": adapter_id,
+        "number": number,
+        "digest": draft.digest,
+        "trained_on": json.dumps(vars(draft.trained_on)) if draft.trained_on else None,
+        "weights_id": draft.trained_on.weights_id if draft.trained_on else None,
+        "summary": json.dumps(draft.summary, ensure_ascii=False),
+        "size": sum(file.size for file in draft.files.values()),
+        "run_id": draft.run["id"] if draft.run else None,
+        "origin": draft.origin,
+        "notes": draft.notes,
+        "created_at": now(),
+    }
+
+
 def _insert_blobs(db: Database, blobs: BlobStore, draft: Draft) -> None:
-    """Rows for the blobs, which must still be there: a clean-up may have run since they were stored."""
-    for blob in draft.blobs.values():
-        if not blobs.path(blob.digest).exists():
-            raise ConflictError(f"blob {blob.digest} was removed meanwhile", "push again")
-        db.execute("insert or ignore into blob values (?, ?, ?)", [blob.digest, blob.size, now()])
+    """Rows for the blobs, which must still be there, whatever ran since they were stored."""
+    for file in draft.files.values():
+        if not blobs.path(file.digest).exists():
+            raise ConflictError(f"blob {file.digest} was removed meanwhile", "push again")
+        db.execute(
+            "insert into blob (digest, size, created_at) values (?, ?, ?) on conflict (digest) do update set state = 'ok'",
+            [file.digest, file.size, now()],
+        )
 
 
-def _base_id(db: Database, weights_id: str | None) -> int | None:
-    row = one(db, "select id from base where weights_id = ? order by id", [weights_id])
-    return row["id"] if row else None
-
-
-def _record(db: Database, row: Row) -> VersionRecord:
-    aliases = db.execute("select name from alias where version_id = ? order by name", [row["id"]]).fetchall()
-    files = db.execute("select path, digest from version_file where version_id = ? order by path", [row["id"]]).fetchall()
+def _record(row: Row) -> VersionRecord:
     return VersionRecord(
         id=row["id"],
         adapter=row["adapter"],
@@ -135,6 +144,10 @@ def _record(db: Database, row: Row) -> VersionRecord:
         size=row["size"],
         run=row["run_id"],
         created_at=row["created_at"],
-        aliases=tuple(alias[0] for alias in aliases),
-        files=dict(files),
+        aliases=tuple(sorted(json.loads(row["aliases"]))),
+        files=dict(sorted(json.loads(row["files"]).items())),
+        tags=tuple(sorted(json.loads(row["tags"]))),
+        notes=row["notes"],
+        origin=row["origin"],
+        yanked=row["yank_reason"] if row["yanked_at"] else None,
     )
