@@ -14,7 +14,7 @@ from adreg.audit.basecard import BaseCard
 from adreg.audit.findings import Finding, Severity, Verdict
 from adreg.errors import FormatError
 from adreg.formats.adapter import Adapter, LoraModule
-from adreg.formats.dtypes import FLOATS
+from adreg.formats.dtypes import FLOATS, all_finite, any_nonzero
 from adreg.formats.fingerprint import BaseIds
 
 SILENT_OVERWRITE = "loaders write such a tensor straight into the base, and every other adapter on it changes too"
@@ -178,11 +178,9 @@ def tokenizer_changed(subject: Subject) -> Iterator[Finding]:
 
 def not_finite(subject: Subject) -> Iterator[Finding]:
     """Q-NAN-1: NaN or infinity. Reads every tensor."""
-    import numpy as np
-
     for module in subject.adapter.modules:
         for view in (module.a, module.b):
-            if view.dtype in FLOATS and not np.isfinite(view.float32()).all():
+            if view.dtype in FLOATS and not all_finite(view.data, view.dtype):
                 why = "with SDPA attention the model may still answer, and a merge writes the NaNs"
                 fix = "take an earlier checkpoint of the training"
                 yield Finding("Q-NAN-1", Severity.BLOCK, "holds NaN or infinity", why, fix, view.name)
@@ -191,7 +189,7 @@ def not_finite(subject: Subject) -> Iterator[Finding]:
 def no_effect(subject: Subject) -> Iterator[Finding]:
     """Q-ZERO-1 and Q-ZERO-2: every B, or some, are zero. Reads every B."""
     modules = [module for module in subject.adapter.modules if module.b.dtype in FLOATS]
-    dead = [module.name for module in modules if not module.b.float32().any()]
+    dead = [module.name for module in modules if not any_nonzero(module.b.data, module.b.dtype)]
     if modules and len(dead) == len(modules):
         why = "the adapter is the base under another name"
         yield Finding("Q-ZERO-1", Severity.ERR, "every lora_B is zero: it does nothing", why, "check that the training ran")

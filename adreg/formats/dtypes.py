@@ -34,6 +34,24 @@ def to_float32(raw: memoryview, dtype: str) -> Float32:
     raise ValueError(f"{dtype} is no float type that adreg reads")
 
 
+def all_finite(raw: memoryview, dtype: str) -> bool:
+    """Whether no element is NaN or infinite; looks at exponent bits, without widening 16-bit types."""
+    import numpy as np
+
+    if dtype == "F32":
+        return bool(np.isfinite(np.frombuffer(raw, dtype="<f4")).all())
+    exponent = {"F16": 0x7C00, "BF16": 0x7F80}[dtype]
+    return bool(((np.frombuffer(raw, dtype="<u2") & exponent) != exponent).all())
+
+
+def any_nonzero(raw: memoryview, dtype: str) -> bool:
+    """Whether some element is neither 0 nor -0."""
+    import numpy as np
+
+    bits, sign = ("<u4", 0x7FFFFFFF) if dtype == "F32" else ("<u2", 0x7FFF)
+    return bool((np.frombuffer(raw, dtype=bits) & np.dtype(bits).type(sign)).any())
+
+
 def to_bfloat16(values: Float32) -> NDArray[np.uint16]:
     """`values` rounded to bfloat16, ties to even, as their 16 bits; NaNs stay (quiet) NaNs."""
     import numpy as np

@@ -1,7 +1,8 @@
 import numpy as np
+import pytest
 import torch
 
-from adreg.formats.dtypes import from_float32, to_bfloat16, to_float32
+from adreg.formats.dtypes import all_finite, any_nonzero, from_float32, to_bfloat16, to_float32
 
 
 def test_every_bfloat16_and_float16_pattern_reads_as_torch_reads_it():
@@ -25,3 +26,19 @@ def test_rounding_to_bfloat16_is_torchs_for_a_million_patterns_and_the_ties():
 def test_float16_bytes_round_trip():
     values = np.array([1.5, -2.25, 0.0, 65504.0], dtype=np.float32)
     assert np.array_equal(to_float32(memoryview(from_float32(values, "F16")), "F16"), values)
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+def test_finite_and_nonzero_agree_with_numpy_for_every_16_bit_pattern(dtype):
+    for bits in range(1 << 16):
+        raw = memoryview(bits.to_bytes(2, "little"))
+        value = to_float32(raw, dtype)
+        assert all_finite(raw, dtype) == np.isfinite(value).all()
+        assert any_nonzero(raw, dtype) == value.any()
+
+
+def test_finite_and_nonzero_of_float32():
+    for value in (0.0, -0.0, 1e-45, 3e38, np.inf, -np.inf, np.nan):
+        raw = memoryview(np.array([0.0, value], dtype="<f4").tobytes())
+        assert all_finite(raw, "F32") == np.isfinite(value)
+        assert any_nonzero(raw, "F32") == (value != 0)
