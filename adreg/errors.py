@@ -9,12 +9,14 @@ AdregError
 │   ├── BadReference       text that is no reference
 │   └── ContextTooLong     a prompt and its answer that do not fit into the model's context
 ├── NotFoundError          a name nobody has, with its near misses
+│   └── YankedError        a version that was taken back: only its digest still finds it
 ├── ConflictError          the registry's state stands against it
 │   └── AuditRefused       findings that forbid the operation
 ├── IntegrityError         stored bytes are not what was recorded
 ├── StorageError           the disk refused (full, read-only)
 ├── VerificationFailed     an artifact disagrees with the adapter on its base
 ├── BusyError              the engine takes no more work now
+├── RemoteError            another machine did not answer, refused, or answered nonsense
 └── MissingExtra           an optional dependency is not installed
 """
 
@@ -98,6 +100,15 @@ class NotFoundError(AdregError):
         super().__init__(f"no {kind} {name!r}")
 
 
+class YankedError(NotFoundError):
+    """The version that `name` means was taken back because of `reason`; `digest` still finds it."""
+
+    def __init__(self, name: str, digest: str, reason: str) -> None:
+        super().__init__("version", name)
+        self.digest, self.reason = digest, reason
+        self.args = (f"{name} was yanked" + (f": {reason}" if reason else ""),)
+
+
 class ConflictError(AdregError):
     """The registry's state stands against the change; `hint` says what would work."""
 
@@ -137,6 +148,14 @@ class BusyError(AdregError):
     def __init__(self, why: str, retry_after: int = 1, stopping: bool = False) -> None:
         self.retry_after, self.stopping = retry_after, stopping
         super().__init__(why)
+
+
+class RemoteError(AdregError):
+    """`remote` did not do what was asked: `why` in words, `hint` what the user can do about it."""
+
+    def __init__(self, remote: str, why: str, hint: str = "") -> None:
+        self.remote, self.why, self.hint = remote, why, hint
+        super().__init__(f"{remote}: {why}")
 
 
 class MissingExtra(AdregError):

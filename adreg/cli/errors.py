@@ -6,9 +6,8 @@ import os
 import sys
 from collections.abc import Callable
 
-from rich.text import Text
-
-from adreg.cli.output import clean, stderr_console
+from adreg.cli.output import print_message
+from adreg.cli.terminal import clean, coloured, styled
 from adreg.errors import (
     AdregError,
     AuditRefused,
@@ -18,10 +17,12 @@ from adreg.errors import (
     IntegrityError,
     MissingExtra,
     NotFoundError,
+    RemoteError,
     StorageError,
     UnsupportedError,
     UsageError,
     VerificationFailed,
+    YankedError,
 )
 
 EXIT_CODES: tuple[tuple[type[AdregError], int], ...] = (
@@ -32,6 +33,7 @@ EXIT_CODES: tuple[tuple[type[AdregError], int], ...] = (
     (FormatError, 5),
     (IntegrityError, 5),
     (VerificationFailed, 5),
+    (RemoteError, 6),
 )
 INTERRUPTED = 130
 
@@ -46,13 +48,15 @@ def hint(error: AdregError) -> str:
     match error:
         case NotFoundError(kind="adapter folder" | "base folder"):
             return "give the path of a folder that exists"
+        case YankedError():
+            return f"{error.name.partition(':')[0]}@{error.digest[:19]} still gets it; adreg ls {error.name.partition(':')[0]} shows the others"
         case NotFoundError() if error.close:
             return f"did you mean {' or '.join(error.close)}?"
         case NotFoundError(kind="base"):
             return "adreg base ls shows the bases; adreg base add FOLDER records one"
         case NotFoundError(kind="adapter"):
             return "adreg ls shows what there is"
-        case AuditRefused() | ConflictError() | UsageError():
+        case AuditRefused() | ConflictError() | RemoteError() | UsageError():
             return getattr(error, "hint", "")
         case UnsupportedError():
             return error.instead
@@ -72,16 +76,16 @@ def hint(error: AdregError) -> str:
 
 def say(error: AdregError) -> None:
     """Print `error` for people, on stderr."""
-    console = stderr_console()
-    console.print(Text("Error: ", style="bold red") + Text(clean(str(error))), soft_wrap=True)
+    colour = coloured(sys.stderr)
+    print_message(f"{styled('Error:', 'bold red', colour)} {clean(str(error))}")
     if isinstance(error, AuditRefused):
         for finding in error.findings[1:6]:
-            console.print(Text(f"       {finding.rule} {clean(finding.message)}"), soft_wrap=True)
+            print_message(f"       {finding.rule} {clean(finding.message)}")
         if len(error.findings) > 6:
-            console.print(Text(f"       and {len(error.findings) - 6} more findings"))
+            print_message(f"       and {len(error.findings) - 6} more findings")
     advice = hint(error)
     if advice:
-        console.print(Text("Hint: ", style="bold") + Text(clean(advice)), soft_wrap=True)
+        print_message(f"{styled('Hint:', 'bold', colour)} {clean(advice)}")
 
 
 def guarded(command: Callable[[], None]) -> None:
