@@ -4,7 +4,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 ORACLE := $(VENV)/oracle/.ready
 
-.PHONY: demo test lint types unit proof bench fmt clean
+.PHONY: demo test lint types unit proof bench docs fmt clean
 
 demo: $(READY)            ## the whole tour on a small real model
 	$(BIN)/adreg demo
@@ -27,6 +27,9 @@ proof: $(READY) $(ORACLE) ## minutes long: the demo's own claims, measured on th
 
 bench: $(READY) $(ORACLE)
 	$(BIN)/python bench/spine.py
+
+docs: $(READY)            ## what is written from the code
+	$(BIN)/python -m adreg.audit.pages docs/audit
 
 fmt: $(READY)
 	$(BIN)/ruff check --fix .

@@ -130,7 +130,7 @@ def _audit(tour: Tour, base: BaseRecord, versions: list[VersionRecord]) -> None:
 
 
 def _must_refuse(tour: Tour, version: VersionRecord, report: AuditReport) -> None:
-    from adreg.audit.run import require
+    from adreg.audit.policy import require
 
     try:
         require("merge", version.reference, report)

@@ -109,7 +109,7 @@ def merge_request(
     out: Output,
 ) -> MergeRequest:
     """Audit every version against the base's files as they are now, then say what is to be merged."""
-    from adreg.audit.run import require
+    from adreg.audit.policy import require
     from adreg.export.plan import MergeRequest
     from adreg.export.targets import Source
 

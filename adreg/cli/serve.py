@@ -58,7 +58,7 @@ def serve(
 
 def load(found: Registry, record: BaseRecord, versions: list[VersionRecord], out: Output) -> Engine:
     """Audit every version against the base's files as they are now, and load them beside one copy of its weights."""
-    from adreg.audit.run import require
+    from adreg.audit.policy import require
     from adreg.serve.catalog import ServedAdapter
     from adreg.serve.loading import load_engine
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from adreg.errors import FormatError, UnsupportedError
-from adreg.formats.strictjson import JsonObject, read_object
+from adreg.formats.strictjson import JsonObject, parse_reporting, read_text
 
+Value = TypeVar("Value")
 MAX_RANK = 1024
 MAX_PATTERN = 200
 NEUTRAL: tuple[Any, ...] = (None, False, "", [], {})
@@ -60,22 +62,63 @@ class AdapterConfig:
         return alpha / math.sqrt(rank) if self.rslora else alpha / rank
 
 
+@dataclass(frozen=True)
+class ConfigSurvey:
+    """An adapter_config.json as it is: `raw` whatever it says, `config` if it is a sound LoRA one, and what is wrong."""
+
+    raw: JsonObject
+    config: AdapterConfig | None
+    problems: tuple[FormatError, ...]
+
+
 def read_adapter_config(path: Path) -> AdapterConfig:
     """Read and check `path`. Raises `FormatError` with a K- rule, or `UnsupportedError` for another adapter type."""
-    raw = read_object(path, "K-CFG-1")
+    survey = survey_adapter_config(path)
+    if survey.problems:
+        raise survey.problems[0]
+    if survey.config is None:
+        raise UnsupportedError(f"adapter type {survey.raw.get('peft_type')!r} in {path}", "adreg takes LORA adapters")
+    return survey.config
+
+
+def survey_adapter_config(path: Path) -> ConfigSurvey:
+    """Read `path` and list everything in it that breaks a K- rule; the values of LORA configurations only."""
+    problems: list[FormatError] = []
+    try:
+        raw = parse_reporting(read_text(path, "K-CFG-1"), path, "K-CFG-1", problems.append)
+    except FormatError as error:
+        return ConfigSurvey({}, None, (error,))
     if raw.get("peft_type") != "LORA":
-        raise UnsupportedError(f"adapter type {raw.get('peft_type')!r} in {path}", "adreg takes LORA adapters")
+        return ConfigSurvey(raw, None, tuple(problems))
+    config = _config(path, raw, problems)
+    return ConfigSurvey(raw, None if problems else config, tuple(problems))
+
+
+def _config(path: Path, raw: JsonObject, problems: list[FormatError]) -> AdapterConfig:
+    """The configuration with 0 in the place of every broken value, each of which is added to `problems`."""
+
+    def checked(check: Callable[[Path, str, object], Value], field: str, value: object, broken: Value) -> Value:
+        try:
+            return check(path, field, value)
+        except FormatError as error:
+            problems.append(error)
+            return broken
+
+    def patterned(check: Callable[[Path, str, object], Value], field: str, broken: Value) -> dict[str, Value]:
+        pattern: JsonObject = checked(_pattern, field, raw.get(field), {})
+        for key in pattern:
+            checked(_expression, f"{field} key", key, "")
+        return {key: checked(check, f"{field}[{key}]", value, broken) for key, value in pattern.items()}
+
     return AdapterConfig(
         path=path,
         raw=raw,
-        rank=_rank(path, "r", raw.get("r", 8)),
-        alpha=_alpha(path, "lora_alpha", raw.get("lora_alpha", 8)),
-        rslora=_flag(path, raw, "use_rslora"),
-        rank_pattern={key: _rank(path, f"rank_pattern[{key}]", value) for key, value in _pattern(path, raw, "rank_pattern")},
-        alpha_pattern={
-            key: _alpha(path, f"alpha_pattern[{key}]", value) for key, value in _pattern(path, raw, "alpha_pattern")
-        },
-        fan_in_fan_out=_flag(path, raw, "fan_in_fan_out"),
+        rank=checked(_rank, "r", raw.get("r", 8), 0),
+        alpha=checked(_alpha, "lora_alpha", raw.get("lora_alpha", 8), 0.0),
+        rslora=checked(_flag, "use_rslora", raw.get("use_rslora", False), False),
+        rank_pattern=patterned(_rank, "rank_pattern", 0),
+        alpha_pattern=patterned(_alpha, "alpha_pattern", 0.0),
+        fan_in_fan_out=checked(_flag, "fan_in_fan_out", raw.get("fan_in_fan_out", False), False),
         features=tuple(_features(raw)),
     )
 
@@ -87,7 +130,8 @@ def _features(raw: JsonObject) -> list[str]:
         found.append(f"bias={raw['bias']}")
     if raw.get("init_lora_weights", True) not in PLAIN_INITS:
         found.append(f"init_lora_weights={raw['init_lora_weights']}")
-    library = (raw.get("auto_mapping") or {}).get("parent_library")
+    mapping = raw.get("auto_mapping")
+    library = mapping.get("parent_library") if isinstance(mapping, dict) else mapping
     if library not in KNOWN_LIBRARIES and str(library).partition(".")[0] not in KNOWN_LIBRARIES:
         found.append(f"auto_mapping.parent_library={library}")
     return found
@@ -101,24 +145,24 @@ def _lookup(pattern: dict[str, Any], module: str, default: float) -> float:
     return default
 
 
-def _pattern(path: Path, raw: JsonObject, field: str) -> list[tuple[str, Any]]:
-    pattern = raw.get(field) or {}
-    if not isinstance(pattern, dict):
+def _pattern(path: Path, field: str, value: object) -> JsonObject:
+    value = value or {}
+    if not isinstance(value, dict):
         raise FormatError(path, f"{field} is not an object", "K-CFG-1")
-    for key in pattern:
-        _check_expression(path, field, key)
-    return list(pattern.items())
+    return value
 
 
-def _check_expression(path: Path, field: str, expression: str) -> None:
+def _expression(path: Path, field: str, expression: object) -> str:
     """Refuse expressions that could run for ever: long ones, repeated groups, more than three repetitions."""
-    repeats = len(re.findall(r"(?<!\\)[*+{]", expression))
-    if len(expression) > MAX_PATTERN or re.search(r"\)[*+{]", expression) or repeats > 3:
-        raise FormatError(path, f"{field} key {expression[:60]!r} could match for ever; write plain module names", "K-CFG-5")
+    text = str(expression)
+    repeats = len(re.findall(r"(?<!\\)[*+{]", text))
+    if len(text) > MAX_PATTERN or re.search(r"\)[*+{]", text) or repeats > 3:
+        raise FormatError(path, f"{field} {text[:60]!r} could match for ever; write plain module names", "K-CFG-5")
     try:
-        re.compile(expression)
+        re.compile(text)
     except re.error as error:
-        raise FormatError(path, f"{field} key {expression!r} is no expression: {error}", "K-CFG-5") from error
+        raise FormatError(path, f"{field} {text!r} is no expression: {error}", "K-CFG-5") from error
+    return text
 
 
 def _rank(path: Path, field: str, value: object) -> int:
@@ -133,8 +177,7 @@ def _alpha(path: Path, field: str, value: object) -> float:
     return float(value)
 
 
-def _flag(path: Path, raw: JsonObject, field: str) -> bool:
-    value = raw.get(field, False)
+def _flag(path: Path, field: str, value: object) -> bool:
     if value not in (True, False, None):
         raise FormatError(path, f"{field} is {value!r}; it must be true or false", "K-CFG-1")
     return bool(value)

@@ -11,28 +11,31 @@ import mmap
 import os
 import stat
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from adreg.errors import FormatError
 from adreg.formats.dtypes import BITS, Float32, to_float32
-from adreg.formats.strictjson import JsonObject, parse_object
+from adreg.formats.strictjson import JsonObject, parse_reporting
 
 HEADER_LIMIT = 25_000_000
 TENSOR_LIMIT = 100_000
 NAME_LIMIT = 512
 DIMENSION_LIMIT = 2**40
+PROBLEM_LIMIT = 100
+Entry = tuple[str, str, tuple[int, ...], int, int]
 
 
 @dataclass(frozen=True)
 class TensorView:
-    """One tensor of a file: `data` is its bytes in the mapped file, row-major, little-endian."""
+    """One tensor of a file: `data` is its bytes, row-major, little-endian; they begin at `offset` of the mapped file."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     data: memoryview
+    offset: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -51,6 +54,21 @@ class TensorView:
         width = self.nbytes // self.shape[0]
         block = to_float32(self.data[start * width : stop * width], self.dtype)
         return block.reshape(-1, *self.shape[1:])
+
+    def windows(self, size: int) -> Iterator[memoryview]:
+        """The bytes in order, `size` at most at a time; asking for the next lets go of the one before."""
+        for start in range(0, self.nbytes, size):
+            yield self.data[start : start + size]
+            self.release(start, start + size)
+
+    def release(self, start: int = 0, stop: int | None = None) -> None:
+        """Let the pages of bytes `start:stop` leave the process's memory; whoever looks again maps them again."""
+        mapped = self.data.obj
+        if isinstance(mapped, mmap.mmap):
+            first = (self.offset + start) // mmap.PAGESIZE * mmap.PAGESIZE
+            last = self.offset + min(self.nbytes if stop is None else stop, self.nbytes)
+            if last > first:
+                mapped.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
 @dataclass(frozen=True)
@@ -72,8 +90,33 @@ class SafetensorsFile(Mapping[str, TensorView]):
         return len(self.tensors)
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What could be read of a file, and everything in it that breaks the format; no tensor's bytes may be trusted then."""
+
+    file: SafetensorsFile | None
+    problems: tuple[FormatError, ...]
+
+
+def survey_safetensors(path: Path) -> Survey:
+    """As `open_safetensors`, but it goes on behind a broken part and lists the first `PROBLEM_LIMIT` of them."""
+    problems: list[FormatError] = []
+    try:
+        return Survey(_open(path, problems.append), tuple(problems[:PROBLEM_LIMIT]))
+    except FormatError as error:
+        return Survey(None, (*problems[: PROBLEM_LIMIT - 1], error))
+
+
 def open_safetensors(path: Path) -> SafetensorsFile:
     """Map the file at `path` and check its header whole. Raises `FormatError` with an F- rule."""
+    return _open(path, _refuse)
+
+
+def _refuse(error: FormatError) -> None:
+    raise error
+
+
+def _open(path: Path, report: Callable[[FormatError], None]) -> SafetensorsFile:
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
@@ -82,9 +125,9 @@ def open_safetensors(path: Path) -> SafetensorsFile:
             raise FormatError(path, f"is only {status.st_size} bytes: no safetensors file", "F-HDR-1")
         whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     length = _header_length(path, whole)
-    header = _header(path, bytes(whole[8 : 8 + length]))
-    metadata = _metadata(path, header.pop("__metadata__", {}))
-    tensors = _tensors(path, header, whole[8 + length :])
+    header = _header(path, bytes(whole[8 : 8 + length]), report)
+    metadata = _metadata(path, header.pop("__metadata__", {}), report)
+    tensors = _tensors(path, header, whole, 8 + length, report)
     return SafetensorsFile(path, tensors, metadata, status)
 
 
@@ -97,41 +140,57 @@ def _header_length(path: Path, whole: memoryview) -> int:
     return length
 
 
-def _header(path: Path, text: bytes) -> JsonObject:
+def _header(path: Path, text: bytes, report: Callable[[FormatError], None]) -> JsonObject:
     if not text.startswith(b"{"):
-        raise FormatError(path, "its header does not start with '{'", "F-HDR-2")
+        report(FormatError(path, "its header does not start with '{'", "F-HDR-2"))
     if not text.rstrip(b" ").endswith(b"}"):
-        raise FormatError(path, "its header ends in something other than spaces", "F-HDR-2")
-    return parse_object(text, path, "F-HDR-3")
+        report(FormatError(path, "its header ends in something other than spaces", "F-HDR-2"))
+    return parse_reporting(text, path, "F-HDR-3", report)
 
 
-def _metadata(path: Path, metadata: object) -> dict[str, str]:
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise FormatError(path, "its __metadata__ is not a map of strings", "F-HDR-4")
-    return metadata
+def _metadata(path: Path, metadata: object, report: Callable[[FormatError], None]) -> dict[str, str]:
+    if isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values()):
+        return metadata
+    report(FormatError(path, "its __metadata__ is not a map of strings", "F-HDR-4"))
+    return {}
 
 
-def _tensors(path: Path, header: JsonObject, payload: memoryview) -> dict[str, TensorView]:
+def _tensors(
+    path: Path, header: JsonObject, whole: memoryview, front: int, report: Callable[[FormatError], None]
+) -> dict[str, TensorView]:
+    payload = whole[front:]
     if not header:
         raise FormatError(path, "holds no tensors", "F-EMP-1")
     if len(header) > TENSOR_LIMIT:
         raise FormatError(path, f"holds {len(header)} tensors; the limit is {TENSOR_LIMIT}", "F-HDR-5")
-    entries = sorted((_entry(path, name, entry) for name, entry in header.items()), key=lambda e: (e[3], e[4]))
+    entries, all_read = _entries(path, header, report)
     end, found = 0, {}
     for name, dtype, shape, begin, stop in entries:
-        if begin != end:
+        if begin != end and all_read:
             kind = "a hole" if begin > end else "an overlap"
-            raise FormatError(path, f"{kind} in its data before tensor {name!r} (byte {end})", "F-OFF-1")
-        if stop > len(payload):
-            raise FormatError(path, f"is cut short: tensor {name!r} ends at byte {stop}, the data at {len(payload)}", "F-OFF-1")
-        found[name] = TensorView(name, dtype, shape, payload[begin:stop])
-        end = stop
-    if end != len(payload):
-        raise FormatError(path, f"{len(payload) - end} bytes follow its last tensor", "F-OFF-1")
+            report(FormatError(path, f"{kind} in its data before tensor {name!r} (byte {end})", "F-OFF-1"))
+        if stop > len(payload) >= end:
+            why = f"is cut short: tensor {name!r} ends at byte {stop}, the data at {len(payload)}"
+            report(FormatError(path, why, "F-OFF-1"))
+        found[name] = TensorView(name, dtype, shape, payload[begin:stop], front + begin)
+        end = max(stop, end)
+    if end < len(payload) and all_read:
+        report(FormatError(path, f"{len(payload) - end} bytes follow its last tensor", "F-OFF-1"))
     return found
 
 
-def _entry(path: Path, name: str, entry: object) -> tuple[str, str, tuple[int, ...], int, int]:
+def _entries(path: Path, header: JsonObject, report: Callable[[FormatError], None]) -> tuple[list[Entry], bool]:
+    """The entries in the order of their bytes, and whether every one of them could be read."""
+    found: list[Entry] = []
+    for name, entry in header.items():
+        try:
+            found.append(_entry(path, name, entry))
+        except FormatError as error:
+            report(error)
+    return sorted(found, key=lambda entry: (entry[3], entry[4])), len(found) == len(header)
+
+
+def _entry(path: Path, name: str, entry: object) -> Entry:
     _check_name(path, name)
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise FormatError(path, f"tensor {name!r} must have exactly dtype, shape and data_offsets", "F-HDR-4")
@@ -156,13 +215,15 @@ def _integers(values: object) -> bool:
 
 
 def _check_name(path: Path, name: str) -> None:
-    odd = (
-        not name
-        or len(name) > NAME_LIMIT
-        or ".." in name
-        or any(character in "/\\" or unicodedata.category(character).startswith("C") for character in name)
-        or unicodedata.normalize("NFC", name) != name
-    )
+    if name.isascii() and name.isprintable():
+        odd = not name or len(name) > NAME_LIMIT or ".." in name or "/" in name or "\\" in name
+    else:
+        odd = (
+            len(name) > NAME_LIMIT
+            or any(character in "/\\" or unicodedata.category(character).startswith("C") for character in name)
+            or unicodedata.normalize("NFC", name) != name
+            or ".." in name
+        )
     if odd:
         raise FormatError(
             path, f"tensor name {name[:80]!r} is empty, too long, or holds path or invisible characters", "F-NAM-1"

@@ -9,11 +9,14 @@ from pathlib import Path
 
 from adreg.audit.basecard import BaseCard
 from adreg.audit.findings import AuditReport
-from adreg.audit.run import audit, require
+from adreg.audit.policy import require
+from adreg.audit.run import audit, judge
+from adreg.audit.subject import RegistryFacts, Subject
 from adreg.errors import IntegrityError
 from adreg.formats.adapter import CONFIG, WEIGHTS, Adapter, load_adapter
 from adreg.formats.atomic import atomic_folder
 from adreg.formats.fingerprint import BaseIds
+from adreg.formats.inspection import inspect_files
 from adreg.references import Reference, check_alias, check_name
 from adreg.registry.manifest import FileEntry, Manifest, Parent
 from adreg.registry.names import drop_alias, live_id, one, point_alias, record_event, removed_id
@@ -134,7 +137,16 @@ class Adapters:
         return self._load(version.files)
 
     def audit(self, version: VersionRecord, base: BaseCard | None) -> AuditReport:
-        return audit(self.open(version), version.trained_on, base)
+        return judge(self.subject(version, base))
+
+    def subject(self, version: VersionRecord, base: BaseCard | None, target: str = "adreg") -> Subject:
+        """The version as the audit sees it. Raises `IntegrityError` where a blob is missing."""
+        files = {path: self.blobs.path(digest) for path, digest in version.files.items()}
+        for path, blob in files.items():
+            if not blob.exists():
+                raise IntegrityError(f"blob {version.files[path]} ({path}) is missing")
+        facts = RegistryFacts(name=version.adapter, weights_sha256=version.files[WEIGHTS])
+        return Subject(inspect_files(files), version.trained_on, base, target=target, registry=facts)
 
     def pull(self, version: VersionRecord, folder: Path) -> None:
         """Write the version's files to `folder`, every byte checked; it appears whole or not at all."""

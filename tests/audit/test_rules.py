@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from adreg.audit.basecard import make_card
 from adreg.audit.findings import Severity, Verdict
-from adreg.audit.run import audit, audit_folder, require
+from adreg.audit.policy import require
+from adreg.audit.run import audit, audit_folder
 from adreg.errors import AuditRefused
 from adreg.formats.adapter import open_adapter
 from adreg.formats.checkpoint import open_checkpoint

@@ -1,0 +1,24 @@
+"""All rules for adapters, collected from `rules/`. Knows which there are, not what they look for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+from adreg.audit.rule import Rule
+from adreg.audit.rules import base, duplicates, file, keys, quality, readiness, supply, tokenizer
+from adreg.audit.subject import Subject
+
+
+def rules_of(module: ModuleType) -> Iterator[Rule[Any]]:
+    """The rules that `module` defines, in its order."""
+    yield from (value for value in vars(module).values() if isinstance(value, Rule))
+
+
+RULES: tuple[Rule[Subject], ...] = tuple(
+    found
+    for module in (file, keys, base, tokenizer, quality, duplicates, supply, readiness)
+    for found in sorted(rules_of(module), key=lambda found: found.id)
+)
+BY_ID = {found.id: found for found in RULES}

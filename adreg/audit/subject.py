@@ -1,0 +1,131 @@
+"""What the rules see: one adapter with everything that is known about it, as plain data. Knows no registry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from adreg.audit.basecard import BaseCard
+from adreg.audit.findings import Verdict
+from adreg.errors import FormatError
+from adreg.formats.adapter import Adapter, LoraModule
+from adreg.formats.adapterfamily import Family
+from adreg.formats.checkpoint import Checkpoint
+from adreg.formats.fingerprint import BaseIds
+from adreg.formats.inspection import Inspection
+from adreg.formats.safetensors import TensorView
+from adreg.formats.strictjson import JsonObject
+from adreg.formats.tokenizer import TokenizerFiles
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """Another adapter of the same registry: its reference, the SHA-256 of its weights file, its opened view, and
+    the ids of the base it was trained on."""
+
+    reference: str
+    weights_sha256: str
+    adapter: Adapter | None = None
+    trained_on: BaseIds | None = None
+
+
+@dataclass(frozen=True)
+class ParentFact:
+    """A parent that the adapter declares; `found` is what the registry knows of it, None where it knows nothing."""
+
+    reference: str
+    relation: str
+    found: Neighbour | None = None
+    ancestor_of_itself: bool = False
+
+
+@dataclass(frozen=True)
+class RegistryFacts:
+    """What the registry knows around an adapter. Empty for a folder that nobody pushed."""
+
+    name: str = ""
+    names: tuple[str, ...] = ()
+    weights_sha256: str = ""
+    neighbours: tuple[Neighbour, ...] = ()
+    parents: tuple[ParentFact, ...] = ()
+
+
+@dataclass(frozen=True)
+class PromptProbe:
+    """What one fixed prompt gave, base against adapter, with eager attention: the divergence of the next-token
+    distributions in nats, the mean log probability of the prompt's tokens under each, and whether a logit was NaN."""
+
+    prompt: str
+    divergence: float
+    base_log_probability: float
+    adapter_log_probability: float
+    has_nan: bool
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is audited. `trained_on` are the ids recorded at training (None where nobody recorded them), `base` is the
+    card of the base at hand, `run` the recorded run, `weights` and `probe` what only a deep audit loads."""
+
+    inspection: Inspection
+    trained_on: BaseIds | None = None
+    base: BaseCard | None = None
+    run: JsonObject | None = None
+    target: str = "adreg"
+    registry: RegistryFacts = field(default_factory=RegistryFacts)
+    tokenizer: TokenizerFiles | None = None
+    weights: Checkpoint | None = None
+    probe: tuple[PromptProbe, ...] = ()
+
+    @property
+    def raw(self) -> JsonObject:
+        """adapter_config.json as it is written."""
+        return self.inspection.raw
+
+    @property
+    def family(self) -> Family:
+        return self.inspection.family
+
+    @property
+    def tensors(self) -> Mapping[str, TensorView]:
+        """Names, types and shapes; a rule of cost `tensors` may read their bytes."""
+        return self.inspection.file or {}
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """The plain LoRA view that merge and serve use, or None where the files are anything else."""
+        return self.inspection.adapter
+
+    @property
+    def lora(self) -> tuple[LoraModule, ...]:
+        """The modules of the plain LoRA view, with their scaling."""
+        return () if self.adapter is None else self.adapter.modules
+
+    @property
+    def card(self) -> BaseCard:
+        """The base's card, for rules of cost `base`, which run only where there is one."""
+        if self.base is None:
+            raise LookupError("a rule of another cost than `base` asked for the base card")
+        return self.base
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """The base at hand against the ids recorded at training, by content."""
+        if self.base is None or self.trained_on is None:
+            return Verdict.UNKNOWN
+        now, then = self.base.ids, self.trained_on
+        if now.weights_id == then.weights_id and now.cfg_id == then.cfg_id:
+            return Verdict.EXACT
+        if now.cfg_id == then.cfg_id and (now.content_id == then.content_id or now.values_id == then.values_id):
+            return Verdict.SAME_VALUES
+        return Verdict.SAME_ARCH if now.arch_id == then.arch_id else Verdict.DIFFERENT
+
+    def problems(self, rule: str) -> tuple[FormatError, ...]:
+        """What breaks a format and is forbidden by `rule`."""
+        return tuple(problem for problem in self.inspection.problems if problem.rule == rule)
+
+    def name_of(self, path: Path) -> str:
+        """The name of a file as people know it."""
+        return self.inspection.name_of(path)
