@@ -61,7 +61,7 @@ def test_what_peft_saves_is_recognised_whole(tmp_path, case):
                 parameter.normal_()
     adapted.save_pretrained(tmp_path)
     family = inspect_folder(tmp_path).family
-    assert (family.kind, family.features, family.styles) == (kind, features, (Style.PEFT,))
+    assert (family.kind, family.features, family.styles) == (kind, frozenset(features), (Style.PEFT,))
     assert not family.foreign and not family.incomplete
     rules = {finding.rule for finding in audit_folder(tmp_path).findings}
     plain = case in ("plain", "rslora")
