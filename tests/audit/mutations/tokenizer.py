@@ -1,0 +1,7 @@
+"""Mutations that rules of adreg/audit/rules/tokenizer.py must find."""
+
+from __future__ import annotations
+
+from tests.audit.mutations import Mutation
+
+MUTATIONS: tuple[Mutation, ...] = ()
