@@ -148,6 +148,8 @@ def base_identity(subject: Subject) -> Iterator[Finding]:
     if found is Verdict.SAME_VALUES:
         message = f"{name} holds the same values in other files or types"
         yield Finding("B-ID-1", Severity.INFO, message, "it behaves the same up to rounding", "nothing to do", name)
+    elif found is Verdict.QUANT_OF:
+        yield _quantised_copy(subject.base, subject.trained_on)
     elif found is Verdict.SAME_ARCH:
         same_weights = subject.trained_on is not None and subject.base.ids.weights_id == subject.trained_on.weights_id
         differs = "another configuration (config.json)" if same_weights else "other weights"
@@ -163,12 +165,24 @@ def base_identity(subject: Subject) -> Iterator[Finding]:
         )
 
 
+def _quantised_copy(base: BaseCard, trained_on: BaseIds | None) -> Finding:
+    """B-QNT-1: the base of the training in other, rounded numbers, or the original of those."""
+    relative = base.relative(trained_on.weights_id) if trained_on else None
+    role = "a quantised or re-typed copy" if relative and relative.original else "the original"
+    score = f" (score {relative.score:.2f}, by {relative.evidence})" if relative else ""
+    message = f"{base.name} is {role} of the base that it was trained on{score}"
+    why, fix = "its answers differ a little from those of the training", "compare them, or use the base of the training"
+    return Finding("B-QNT-1", Severity.WARN, message, why, fix, base.name)
+
+
 def tokenizer_changed(subject: Subject) -> Iterator[Finding]:
     """T-TOK-1 and T-TPL-1: the tokenizer or chat template is not the one of the training."""
     if subject.base is None or subject.trained_on is None:
         return
     now, then, name = subject.base.ids, subject.trained_on, subject.base.name
-    if then.tok_id and now.tok_id != then.tok_id:
+    # a GGUF file has the tokens, but not the whole tokenizer
+    told_by_tokens = subject.base.container == "gguf" and then.vocab_id is not None and now.vocab_id == then.vocab_id
+    if then.tok_id and now.tok_id != then.tok_id and not told_by_tokens:
         message, why = f"{name} has another tokenizer than at training", "the same text becomes other tokens"
         yield Finding("T-TOK-1", Severity.ERR, message, why, "use the tokenizer files of the training", name)
     if then.tpl_id and now.tpl_id != then.tpl_id:
@@ -214,6 +228,8 @@ def verdict(subject: Subject) -> Verdict:
         return Verdict.EXACT
     if now.cfg_id == then.cfg_id and (now.content_id == then.content_id or now.values_id == then.values_id):
         return Verdict.SAME_VALUES
+    if subject.base.relative(then.weights_id):
+        return Verdict.QUANT_OF
     return Verdict.SAME_ARCH if now.arch_id == then.arch_id else Verdict.DIFFERENT
 
 

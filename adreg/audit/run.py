@@ -29,8 +29,13 @@ def audit_folder(folder: Path, trained_on: BaseIds | None = None, base: BaseCard
     return audit(adapter, trained_on, base)
 
 
-def require(operation: str, name: str, found: AuditReport) -> None:
-    """Raise `AuditRefused` when `found` forbids `operation` (push, merge or serve) on the adapter `name`."""
+def require(operation: str, name: str, found: AuditReport, accept_quantised: bool = False) -> None:
+    """Raise `AuditRefused` when `found` forbids `operation` (push, merge or serve) on the adapter `name`.
+
+    A merge into a copy or the original of the base of the training needs `accept_quantised`.
+    """
     against = found.at_least(FORBIDS[operation])
+    if operation == "merge" and found.verdict is Verdict.QUANT_OF and not accept_quantised:
+        against += tuple(finding for finding in found.findings if finding.rule == "B-QNT-1")
     if against:
         raise AuditRefused(operation, name, against)

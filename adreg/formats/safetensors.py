@@ -27,12 +27,13 @@ DIMENSION_LIMIT = 2**40
 
 @dataclass(frozen=True)
 class TensorView:
-    """One tensor of a file: `data` is its bytes in the mapped file, row-major, little-endian."""
+    """One tensor of a file: `data` is its bytes, row-major, little-endian; they begin at `offset` of the mapped file."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     data: memoryview
+    offset: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -51,6 +52,21 @@ class TensorView:
         width = self.nbytes // self.shape[0]
         block = to_float32(self.data[start * width : stop * width], self.dtype)
         return block.reshape(-1, *self.shape[1:])
+
+    def windows(self, size: int) -> Iterator[memoryview]:
+        """The bytes in order, `size` at most at a time; asking for the next lets go of the one before."""
+        for start in range(0, self.nbytes, size):
+            yield self.data[start : start + size]
+            self.release(start, start + size)
+
+    def release(self, start: int = 0, stop: int | None = None) -> None:
+        """Let the pages of bytes `start:stop` leave the process's memory; whoever looks again maps them again."""
+        mapped = self.data.obj
+        if isinstance(mapped, mmap.mmap):
+            first = (self.offset + start) // mmap.PAGESIZE * mmap.PAGESIZE
+            last = self.offset + min(self.nbytes if stop is None else stop, self.nbytes)
+            if last > first:
+                mapped.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
 @dataclass(frozen=True)
@@ -84,7 +100,7 @@ def open_safetensors(path: Path) -> SafetensorsFile:
     length = _header_length(path, whole)
     header = _header(path, bytes(whole[8 : 8 + length]))
     metadata = _metadata(path, header.pop("__metadata__", {}))
-    tensors = _tensors(path, header, whole[8 + length :])
+    tensors = _tensors(path, header, whole, 8 + length)
     return SafetensorsFile(path, tensors, metadata, status)
 
 
@@ -111,7 +127,8 @@ def _metadata(path: Path, metadata: object) -> dict[str, str]:
     return metadata
 
 
-def _tensors(path: Path, header: JsonObject, payload: memoryview) -> dict[str, TensorView]:
+def _tensors(path: Path, header: JsonObject, whole: memoryview, front: int) -> dict[str, TensorView]:
+    payload = whole[front:]
     if not header:
         raise FormatError(path, "holds no tensors", "F-EMP-1")
     if len(header) > TENSOR_LIMIT:
@@ -124,7 +141,7 @@ def _tensors(path: Path, header: JsonObject, payload: memoryview) -> dict[str, T
             raise FormatError(path, f"{kind} in its data before tensor {name!r} (byte {end})", "F-OFF-1")
         if stop > len(payload):
             raise FormatError(path, f"is cut short: tensor {name!r} ends at byte {stop}, the data at {len(payload)}", "F-OFF-1")
-        found[name] = TensorView(name, dtype, shape, payload[begin:stop])
+        found[name] = TensorView(name, dtype, shape, payload[begin:stop], front + begin)
         end = stop
     if end != len(payload):
         raise FormatError(path, f"{len(payload) - end} bytes follow its last tensor", "F-OFF-1")
@@ -156,13 +173,15 @@ def _integers(values: object) -> bool:
 
 
 def _check_name(path: Path, name: str) -> None:
-    odd = (
-        not name
-        or len(name) > NAME_LIMIT
-        or ".." in name
-        or any(character in "/\\" or unicodedata.category(character).startswith("C") for character in name)
-        or unicodedata.normalize("NFC", name) != name
-    )
+    if name.isascii() and name.isprintable():
+        odd = not name or len(name) > NAME_LIMIT or ".." in name or "/" in name or "\\" in name
+    else:
+        odd = (
+            len(name) > NAME_LIMIT
+            or any(character in "/\\" or unicodedata.category(character).startswith("C") for character in name)
+            or unicodedata.normalize("NFC", name) != name
+            or ".." in name
+        )
     if odd:
         raise FormatError(
             path, f"tensor name {name[:80]!r} is empty, too long, or holds path or invisible characters", "F-NAM-1"

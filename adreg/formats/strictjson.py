@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import re
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from adreg.errors import FormatError
 
 JsonObject = dict[str, Any]
+LARGE = 1 << 20
+HALF_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class _Duplicate(ValueError):
@@ -16,11 +22,10 @@ class _Duplicate(ValueError):
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> JsonObject:
-    found: JsonObject = {}
-    for key, value in pairs:
-        if key in found:
-            raise _Duplicate(f"key {key!r} appears twice")
-        found[key] = value
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise _Duplicate(f"key {twice!r} appears twice")
     return found
 
 
@@ -28,10 +33,22 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"{digits[:40]} is too large for a number")
+    return value
+
+
 def parse_object(text: bytes, path: Path, rule: str) -> JsonObject:
     """The JSON object in `text`, or a `FormatError` of `rule` about `path`."""
     try:
-        value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        escaped = HALF_ESCAPE.search(text) is not None
+        decoded = text.decode("utf-8")
+        del text  # a tokenizer's is large, and its characters may take four bytes each
+        value = json.loads(decoded, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)
+        if escaped:
+            _refuse_halves(value)
     except (ValueError, RecursionError) as error:
         raise FormatError(path, f"is not strict JSON: {error}", rule) from error
     if not isinstance(value, dict):
@@ -39,10 +56,28 @@ def parse_object(text: bytes, path: Path, rule: str) -> JsonObject:
     return value
 
 
+def _refuse_halves(value: Any) -> None:
+    """Raise `ValueError` for half a surrogate pair, which no UTF-8 can hold."""
+    if isinstance(value, str):
+        value.encode()
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            key.encode()
+            _refuse_halves(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _refuse_halves(inner)
+
+
 def read_object(path: Path, rule: str, limit: int = 1_000_000) -> JsonObject:
     """The JSON object in the file `path`, which may hold `limit` bytes at most."""
     with path.open("rb") as file:
-        text = file.read(limit + 1)
-    if len(text) > limit:
-        raise FormatError(path, f"is larger than {limit} bytes", rule)
-    return parse_object(text, path, rule)
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise FormatError(path, f"is larger than {limit} bytes", rule)
+        return parse_object(_unindented(file) if size > LARGE else file.read(limit), path, rule)
+
+
+def _unindented(file: BinaryIO) -> bytes:
+    """The text without the white space that begins its lines: in a tokenizer's it can be most of a lot."""
+    return b"".join(b"".join([line.lstrip(b" \t") for line in lines]) for lines in iter(lambda: file.readlines(LARGE), []))
