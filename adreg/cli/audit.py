@@ -10,8 +10,9 @@ import typer
 from rich.text import Text
 
 from adreg.cli.common import BaseOption, Json, Quiet, complete_reference, is_folder, registry
-from adreg.cli.output import COLOURS, Output, clean, print_line, stderr_console
+from adreg.cli.output import COLOURS, Output, print_line, stderr_console
 from adreg.cli.progress import progress
+from adreg.cli.terminal import clean
 from adreg.references import parse_reference
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adreg.cli.common import BaseOption, Json, Quiet, complete_reference, quiet_libraries, registry
+from adreg.cli.common import BaseOption, Json, Quiet, complete_reference, quiet_libraries, registry, warn_yanked
 from adreg.cli.output import Output, size
 from adreg.cli.progress import progress
 from adreg.errors import UsageError, VerificationFailed
@@ -39,12 +39,13 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True)
 class Wish:
-    """What the user asked for."""
+    """What the user asked for. `accept_quantised`: merge into the original of the quantised base of the training too."""
 
     output: Path
     to: Target = Target.GGUF
     quant: str | None = None
     precision: Precision = Precision.FAITHFUL
+    accept_quantised: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,9 @@ To = Annotated[Target, typer.Option("--to", help="What to write.")]
 Out = Annotated[Path, typer.Option("--output", "-o", help="A new folder, or a .gguf file.")]
 Quant = Annotated[str | None, typer.Option("--quant", help="GGUF type: f32, f16, bf16 or q8_0.")]
 Verify = Annotated[bool, typer.Option("--verify/--no-verify", help="Run a GGUF in llama.cpp against the adapter.")]
+Quantised = Annotated[
+    bool, typer.Option("--accept-quantised", help="Merge too where the base is a quantised copy, or the original of one.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan and write nothing.")]
 
 
@@ -77,6 +81,7 @@ def merge(
     precision: Precision = Precision.FAITHFUL,
     base: BaseOption = None,
     verify: Verify = True,
+    accept_quantised: Quantised = False,
     dry_run: DryRun = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -90,8 +95,9 @@ def merge(
     out, found = Output(json, quiet), registry()
     scaled = [_scaled(text) for text in refs]
     versions = [(found.adapters.resolve(parse_reference(ref)), scale) for ref, scale in scaled]
+    warn_yanked(out, [version for version, _ in versions])
     record = found.bases.get(base) if base else base_of(found, [version for version, _ in versions])
-    request = merge_request(found, record, versions, Wish(output, to, quant, precision), out)
+    request = merge_request(found, record, versions, Wish(output, to, quant, precision, accept_quantised), out)
     plan = plan_merge(request)
     if dry_run:
         out.fields(plan.describe(), "output", [(key, str(value)) for key, value in plan.describe().items()])
@@ -115,7 +121,7 @@ def merge_request(
 
     checkpoint = found.bases.current(record, progress(out.human))
     for version, _ in versions:
-        require("merge", version.reference, found.adapters.audit(version, record.card))
+        require("merge", version.reference, found.adapters.audit(version, record.card), wish.accept_quantised)
     return MergeRequest(
         base=checkpoint,
         sources=tuple(Source(found.adapters.open(version), scale, version.reference) for version, scale in versions),
@@ -158,8 +164,8 @@ def keep_record(found: Registry, versions: list[VersionRecord], merged: Merged) 
     main, plan = merged.result.main, merged.plan.describe()
     proof = merged.verification.as_json() if merged.verification else None
     derived = Derived(plan["target"], str(main.path.absolute()), f"sha256:{main.sha256}", main.size, plan, proof)
-    for version in versions:
-        found.artifacts.add(version, derived)
+    weights = [source["weight"] for source in plan["adapters"]]
+    found.artifacts.add(list(zip(versions, weights, strict=True)), derived)
 
 
 def base_of(found: Registry, versions: list[VersionRecord]) -> BaseRecord:
