@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from adreg.errors import BadReference
+from adreg.errors import BadReference, UsageError
 
 _PART = r"[a-z0-9][a-z0-9._-]{0,95}"
 _NAME = re.compile(rf"{_PART}(/{_PART})?", re.ASCII)
@@ -60,3 +60,11 @@ def check_alias(alias: str, text: str | None = None) -> str:
     if not _ALIAS.fullmatch(alias) or alias.isdigit() or ".." in alias:
         raise BadReference(text if text is not None else alias, "an alias is a lower-case name and never a bare number")
     return alias
+
+
+def check_tag(tag: str) -> str:
+    """`tag` itself when it is a word as aliases are, or key=value of two such words; a value may be a number."""
+    key, equals, value = tag.partition("=")
+    if not _ALIAS.fullmatch(key) or key.isdigit() or ".." in tag or (equals and not _ALIAS.fullmatch(value)):
+        raise UsageError(f"{tag!r} is no tag", "a tag is a lower-case word that is no number, or key=value")
+    return tag

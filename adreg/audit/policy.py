@@ -16,6 +16,8 @@ FORBIDS: Mapping[str, Severity] = {
     "export": Severity.ERR,
     "serve": Severity.ERR,
 }
+ASKS: Mapping[str, frozenset[str]] = {"merge": frozenset({"B-QNT-1"}), "export": frozenset({"B-QNT-1"})}
+"""Findings that forbid an operation whatever their severity, until a person allows them."""
 VERB = "allowed"
 
 
@@ -50,7 +52,8 @@ def decide(operation: str, report: AuditReport, allow: Collection[str] = ()) -> 
     `allow` are rule ids that the user takes upon himself. Raises `UsageError` for an id that no rule has. A finding that
     blocks cannot be allowed.
     """
-    ids, against = check_ids(allow), report.at_least(FORBIDS[operation])
+    ids, severity, asked = check_ids(allow), FORBIDS[operation], ASKS.get(operation, frozenset())
+    against = tuple(one for one in report.findings if one.severity >= severity or one.rule in asked)
     allowed = tuple(one for one in against if one.rule in ids and one.severity < Severity.BLOCK)
     return Decision(operation, report, tuple(one for one in against if one not in allowed), allowed)
 

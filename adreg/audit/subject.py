@@ -120,6 +120,8 @@ class Subject:
             return Verdict.EXACT
         if now.cfg_id == then.cfg_id and (now.content_id == then.content_id or now.values_id == then.values_id):
             return Verdict.SAME_VALUES
+        if self.base.relative(then.weights_id):
+            return Verdict.QUANT_OF
         return Verdict.SAME_ARCH if now.arch_id == then.arch_id else Verdict.DIFFERENT
 
     def problems(self, rule: str) -> tuple[FormatError, ...]:

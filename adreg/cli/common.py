@@ -10,18 +10,34 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adreg.references import Reference, parse_reference
+from adreg.registry.versions import Wanted
 from adreg.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from adreg.cli.output import Output
     from adreg.registry.records import VersionRecord
     from adreg.registry.registry import Registry
 
 
-def complete_reference(incomplete: str) -> list[str]:
-    """Adapter names for shell completion, straight from SQLite."""
+def complete_name(incomplete: str) -> list[str]:
+    """Adapter names for shell completion."""
     if not Settings.from_environment().database.exists():
         return []
-    return [version.adapter for version in registry().adapters.all() if version.adapter.startswith(incomplete)]
+    return [name for name in registry().adapters.names() if name.startswith(incomplete)]
+
+
+def complete_reference(incomplete: str) -> list[str]:
+    """References for shell completion: names, and behind a colon the aliases and numbers of one."""
+    name, colon, _ = incomplete.partition(":")
+    if not colon or not Settings.from_environment().database.exists():
+        return complete_name(incomplete)
+    found = registry().adapters
+    if name not in found.names():
+        return []
+    numbers = [version["reference"] for version in found.listed(Wanted(name)) if version["yanked"] is None]
+    return [ref for ref in [alias.alias for alias in found.aliases(name)] + numbers if ref.startswith(incomplete)]
 
 
 def complete_base(incomplete: str) -> list[str]:
@@ -40,6 +56,10 @@ BaseOption = Annotated[
     str | None, typer.Option("--base", "-b", help="A registered base, or a checkpoint folder.", autocompletion=complete_base)
 ]
 
+AllowOption = Annotated[
+    list[str], typer.Option("--allow", metavar="ID", help="An audit rule whose findings (but no block) you take upon yourself.")
+]
+
 
 def registry() -> Registry:
     """The registry under ADREG_HOME."""
@@ -51,6 +71,13 @@ def registry() -> Registry:
 def resolve(text: str) -> VersionRecord:
     """The version that the reference `text` means."""
     return registry().adapters.resolve(parse_reference(text))
+
+
+def warn_yanked(out: Output, versions: Iterable[VersionRecord]) -> None:
+    """Say of each version that was taken back that it was, and why."""
+    for version in versions:
+        if version.yanked is not None:
+            out.note(f"{version.reference} was yanked{f': {version.yanked}' if version.yanked else ''}", "yellow")
 
 
 def name_and_alias(text: str) -> Reference:

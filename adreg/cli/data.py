@@ -9,8 +9,9 @@ import typer
 from rich.text import Text
 
 from adreg.cli.common import Json, complete_base, registry
-from adreg.cli.output import Output, clean, stderr_console
+from adreg.cli.output import Output, stderr_console
 from adreg.cli.progress import progress
+from adreg.cli.terminal import clean
 
 if TYPE_CHECKING:
     from adreg.train.data import DataReport

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import sqlite3
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from adreg.cli.output import print_message
 from adreg.cli.terminal import clean, coloured, styled
@@ -24,6 +27,7 @@ from adreg.errors import (
     VerificationFailed,
     YankedError,
 )
+from adreg.settings import Settings
 
 EXIT_CODES: tuple[tuple[type[AdregError], int], ...] = (
     (UsageError, 2),
@@ -35,7 +39,7 @@ EXIT_CODES: tuple[tuple[type[AdregError], int], ...] = (
     (VerificationFailed, 5),
     (RemoteError, 6),
 )
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 
 def exit_code(error: AdregError) -> int:
@@ -49,7 +53,8 @@ def hint(error: AdregError) -> str:
         case NotFoundError(kind="adapter folder" | "base folder"):
             return "give the path of a folder that exists"
         case YankedError():
-            return f"{error.name.partition(':')[0]}@{error.digest[:19]} still gets it; adreg ls {error.name.partition(':')[0]} shows the others"
+            name = error.name.partition(":")[0]
+            return f"{name}@{error.digest[:19]} still gets it; adreg ls {name} shows the others"
         case NotFoundError() if error.close:
             return f"did you mean {' or '.join(error.close)}?"
         case NotFoundError(kind="base"):
@@ -90,6 +95,7 @@ def say(error: AdregError) -> None:
 
 def guarded(command: Callable[[], None]) -> None:
     """Run `command`; turn what it raises into words and an exit code. `ADREG_DEBUG=1` shows the traceback."""
+    signal.signal(signal.SIGTERM, _stop)
     try:
         command()
     except KeyboardInterrupt:
@@ -99,3 +105,28 @@ def guarded(command: Callable[[], None]) -> None:
             raise
         say(error)
         sys.exit(exit_code(error))
+    except sqlite3.DatabaseError as error:
+        if os.environ.get("ADREG_DEBUG"):
+            raise
+        found = of_the_database(error)
+        say(found)
+        sys.exit(exit_code(found))
+
+
+def _stop(_number: int, _frame: object) -> NoReturn:
+    """What is under way is undone on the way out, as it is when it is interrupted."""
+    sys.exit(TERMINATED)
+
+
+def of_the_database(error: sqlite3.DatabaseError) -> AdregError:
+    """What SQLite said while the registry was read, as one of adreg's errors."""
+    from adreg.registry.store.database import sqlite_errors
+
+    database = Settings.from_environment().database
+    try:
+        with sqlite_errors(database):
+            raise error
+    except AdregError as found:
+        return found
+    except sqlite3.DatabaseError:
+        return IntegrityError(f"{database} cannot be read: {error}; adreg fsck says more")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adreg.cli.common import BaseOption, Json, Quiet, complete_reference, quiet_libraries, registry
+from adreg.cli.common import AllowOption, BaseOption, Json, Quiet, complete_reference, quiet_libraries, registry, warn_yanked
 from adreg.cli.output import Output, size
 from adreg.cli.progress import progress
 from adreg.errors import UsageError, VerificationFailed
@@ -39,12 +39,13 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True)
 class Wish:
-    """What the user asked for."""
+    """What the user asked for. `allow`: audit rules whose errors the user takes upon himself."""
 
     output: Path
     to: Target = Target.GGUF
     quant: str | None = None
     precision: Precision = Precision.FAITHFUL
+    allow: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def merge(
     precision: Precision = Precision.FAITHFUL,
     base: BaseOption = None,
     verify: Verify = True,
+    allow: AllowOption = [],  # noqa: B006 - typer copies it
     dry_run: DryRun = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -90,8 +92,9 @@ def merge(
     out, found = Output(json, quiet), registry()
     scaled = [_scaled(text) for text in refs]
     versions = [(found.adapters.resolve(parse_reference(ref)), scale) for ref, scale in scaled]
+    warn_yanked(out, [version for version, _ in versions])
     record = found.bases.get(base) if base else base_of(found, [version for version, _ in versions])
-    request = merge_request(found, record, versions, Wish(output, to, quant, precision), out)
+    request = merge_request(found, record, versions, Wish(output, to, quant, precision, frozenset(allow)), out)
     plan = plan_merge(request)
     if dry_run:
         out.fields(plan.describe(), "output", [(key, str(value)) for key, value in plan.describe().items()])
@@ -115,7 +118,7 @@ def merge_request(
 
     checkpoint = found.bases.current(record, progress(out.human))
     for version, _ in versions:
-        require("merge", version.reference, found.adapters.audit(version, record.card))
+        require("merge", version.reference, found.adapters.audit(version, record.card), wish.allow)
     return MergeRequest(
         base=checkpoint,
         sources=tuple(Source(found.adapters.open(version), scale, version.reference) for version, scale in versions),
@@ -158,8 +161,8 @@ def keep_record(found: Registry, versions: list[VersionRecord], merged: Merged) 
     main, plan = merged.result.main, merged.plan.describe()
     proof = merged.verification.as_json() if merged.verification else None
     derived = Derived(plan["target"], str(main.path.absolute()), f"sha256:{main.sha256}", main.size, plan, proof)
-    for version in versions:
-        found.artifacts.add(version, derived)
+    weights = [source["weight"] for source in plan["adapters"]]
+    found.artifacts.add(list(zip(versions, weights, strict=True)), derived)
 
 
 def base_of(found: Registry, versions: list[VersionRecord]) -> BaseRecord:

@@ -7,15 +7,17 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from adreg.cli.terminal import clean, coloured, coloured_stdout, styled, table_lines, terminal_width
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 RIGHT = ("SIZE", "RANK", "PARAMETERS", "ROWS", "TOKENS", "LOSS", "VERSIONS")
 Columns = Mapping[str, Callable[[Any], str]]
-PIPE_WIDTH = 1000
+LONG = 200
 COLOURS = {"block": "bold red", "err": "red", "warn": "yellow", "info": "cyan"}
 
 
@@ -31,22 +33,42 @@ class Output:
         return not (self.json or self.quiet)
 
     def table(
-        self, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable[[Any], str]], id_: str, empty: str
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        columns: Columns,
+        id_: str,
+        empty: str,
+        style: Callable[[Any], str] | None = None,
     ) -> None:
-        """Rows of data. `columns` maps headings to functions of a row; `id_` is the key that `quiet` prints."""
+        """Rows of data. `columns` maps headings to functions of a row, `style` a row to how it is drawn; `id_` is the key
+        that `quiet` prints."""
         if self.json:
-            self.data(list(rows))
+            self.stream(rows)
         elif self.quiet:
-            for row in rows:
-                print_line(str(row[id_]))
+            sys.stdout.writelines(f"{row[id_]}\n" for row in rows)
         elif not rows:
             self.note(empty)
         else:
-            _stdout().print(_table(rows, columns))
+            cells = {heading: [cell(row) for row in rows] for heading, cell in columns.items()}
+            styles = [style(row) for row in rows] if style else []
+            lines = table_lines(cells, RIGHT, terminal_width(), coloured_stdout(), styles)
+            sys.stdout.writelines(f"{line}\n" for line in lines)
 
     def data(self, value: Any) -> None:
         """One JSON value on stdout."""
         print_line(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+    def stream(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """A JSON list on stdout; a long one has a line for each row, and is never whole in memory."""
+        left = iter(rows)
+        first = list(islice(left, LONG))
+        if len(first) < LONG:
+            self.data(first)
+            return
+        sys.stdout.write("[")
+        for index, row in enumerate(chain(first, left)):
+            sys.stdout.write(("," if index else "") + "\n" + json.dumps(row, ensure_ascii=False, default=str))
+        print_line("\n]")
 
     def fields(self, value: Mapping[str, Any], id_: str, pairs: Iterable[tuple[str, str]]) -> None:
         """One thing: `value` for scripts, `pairs` of label and text for people."""
@@ -55,8 +77,10 @@ class Output:
         elif self.quiet:
             print_line(str(value[id_]))
         else:
-            for label, text in pairs:
-                _stdout().print(Text(f"{label:<14}", style="dim") + Text(clean(text)), soft_wrap=True)
+            told = list(pairs)
+            size = max([14, *(len(label) + 2 for label, _ in told)])
+            for label, text in told:
+                print_line(styled(f"{label:<{size}}", "dim", coloured_stdout()) + clean(text))
 
     def done(self, text: str, value: Mapping[str, Any], id_: str) -> None:
         """A change that was made: a sentence on stderr, or `value`, or its id."""
@@ -65,24 +89,15 @@ class Output:
         elif self.quiet:
             print_line(str(value[id_]))
         else:
-            stderr_console().print(Text("✓ ", style="green") + Text(clean(text)), soft_wrap=True)
+            print_message(f"{styled('✓', 'green', coloured(sys.stderr))} {clean(text)}")
 
     def note(self, text: str, style: str = "") -> None:
         """Something for the person at the terminal; silent in scripts."""
         if self.human:
-            stderr_console().print(Text(clean(text), style=style), soft_wrap=True)
+            print_message(styled(clean(text), style, coloured(sys.stderr)))
 
     def hint(self, text: str) -> None:
         self.note(f"Hint: {text}", "dim")
-
-
-def _table(rows: Sequence[Mapping[str, Any]], columns: Columns) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in columns:
-        table.add_column(heading, justify="right" if heading in RIGHT else "left", overflow="ellipsis", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(clean(cell(row))) for cell in columns.values()))
-    return table
 
 
 def print_line(text: str) -> None:
@@ -90,9 +105,9 @@ def print_line(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-def clean(text: str) -> str:
-    """`text` without control characters: names from outside cannot move the cursor."""
-    return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
+def print_message(text: str) -> None:
+    """One line for the person at the terminal, on stderr."""
+    sys.stderr.write(text + "\n")
 
 
 def size(count: float) -> str:
@@ -123,11 +138,8 @@ def age(moment: str) -> str:
     return "just now"
 
 
-def _stdout() -> Console:
-    """The console for data: cut to the terminal's width, but whole in a file or pipe."""
-    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-
-
 def stderr_console() -> Console:
     """The console for progress and messages."""
+    from rich.console import Console
+
     return Console(file=sys.stderr, highlight=False)

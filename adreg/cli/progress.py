@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bars
-
-from adreg.cli.output import stderr_console
+from adreg.cli.output import print_message, stderr_console
 from adreg.progress import SILENT, Progress, Task
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
 
 
 @dataclass(frozen=True)
@@ -38,10 +31,12 @@ class TerminalProgress:
 
     @contextmanager
     def task(self, title: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
-        done: ProgressColumn = DownloadColumn() if unit == "B" else MofNCompleteColumn()
-        columns = (SpinnerColumn(), TextColumn("{task.description:<12}"), BarColumn(28), done)
-        note = TextColumn("[dim]{task.fields[note]}")
-        with Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), note, console=stderr_console(), transient=True) as bars:
+        from rich import progress as rich
+
+        done = rich.DownloadColumn() if unit == "B" else rich.MofNCompleteColumn()
+        columns = (rich.SpinnerColumn(), rich.TextColumn("{task.description:<12}"), rich.BarColumn(28), done)
+        times = (rich.TimeElapsedColumn(), rich.TimeRemainingColumn(), rich.TextColumn("[dim]{task.fields[note]}"))
+        with rich.Progress(*columns, *times, console=stderr_console(), transient=True) as bars:
             yield _BarTask(bars, bars.add_task(title, total=total, note=""))
 
 
@@ -62,11 +57,11 @@ class PlainProgress:
         seconds = time.monotonic() - started
         if seconds > 1:
             note = "" if unit == "B" else task.note
-            stderr_console().print(f"{title} done in {seconds:.1f} s  {note}".rstrip(), markup=False)
+            print_message(f"{title} done in {seconds:.1f} s  {note}".rstrip())
 
 
 def progress(wanted: bool = True) -> Progress:
     """The drawing that fits where stderr goes."""
     if not wanted:
         return SILENT
-    return TerminalProgress() if stderr_console().is_terminal else PlainProgress()
+    return TerminalProgress() if sys.stderr.isatty() else PlainProgress()

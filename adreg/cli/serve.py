@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adreg.cli.common import BaseOption, complete_reference, quiet_libraries, registry
+from adreg.cli.common import BaseOption, complete_reference, quiet_libraries, registry, warn_yanked
 from adreg.cli.merge import base_of
 from adreg.cli.output import Output
 from adreg.cli.progress import progress
@@ -42,6 +42,7 @@ def serve(
 
     out, found = Output(), registry()
     versions = [found.adapters.resolve(parse_reference(ref)) for ref in refs or []]
+    warn_yanked(out, versions)
     if not versions and base is None:
         raise UsageError("there is nothing to serve", "name adapters, or a base with --base")
     record = found.bases.get(base) if base else base_of(found, versions)

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
-from adreg.cli.output import clean
+from adreg.cli.terminal import clean
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionChunk

@@ -14,7 +14,7 @@ from adreg.cli.progress import progress
 from adreg.errors import ConflictError, UsageError
 
 if TYPE_CHECKING:
-    from adreg.registry.adapters import Pushed
+    from adreg.registry.intake import Pushed
     from adreg.registry.records import BaseRecord
     from adreg.registry.registry import Registry
     from adreg.train.config import TrainConfig

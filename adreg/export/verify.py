@@ -16,7 +16,7 @@ from adreg.export.plan import chosen_template
 from adreg.export.reference import Reference, open_reference
 from adreg.export.targets import Source
 from adreg.formats.checkpoint import Checkpoint
-from adreg.formats.gguf_checkpoint import open_gguf
+from adreg.formats.gguf_header import read_gguf
 from adreg.progress import SILENT, Progress
 
 POSITIONS, TOP, FIRST = 32, 50, 8
@@ -124,7 +124,7 @@ def type_and_limits(path: Path) -> tuple[str, Limits]:
     """The type of the file at `path` and the limits it must keep: bf16's where its weights went through bf16."""
     from gguf import LlamaFileType
 
-    fields = open_gguf(path).fields
+    fields = read_gguf(path).fields
     kind = str(LlamaFileType(fields["general.file_type"]).name)
     if kind not in LIMITS:
         raise VerificationFailed(f"{path} has the file type {kind}, for which adreg has no limits")

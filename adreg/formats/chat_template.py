@@ -22,7 +22,6 @@ from adreg.errors import FormatError, UsageError
 from adreg.formats.tokenizer import TokenizerFiles
 
 Message = Mapping[str, Any]
-ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 def render_chat(
@@ -34,8 +33,7 @@ def render_chat(
     """
     if tokenizer.chat_template is None:
         raise UsageError(f"{tokenizer.folder} has no chat template", "use a base that was trained for chat")
-    tokens = {role: text for role in ROLES if (text := tokenizer.special_token(role)) is not None}
-    given = {"tools": None, "documents": None, **tokens, **variables}
+    given = {"tools": None, "documents": None, **tokenizer.special_tokens, **variables}
     try:
         template = compile_template(tokenizer.chat_template)
         return template.render(messages=list(messages), add_generation_prompt=add_generation_prompt, **given)

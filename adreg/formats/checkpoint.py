@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,6 +48,11 @@ class Checkpoint(Mapping[str, TensorView]):
         return str(named[0]) if isinstance(named, list) and named else "unknown"
 
     @property
+    def container(self) -> str:
+        """The kind of file that the weights are in: `safetensors` or `gguf`."""
+        return "safetensors"
+
+    @property
     def model_type(self) -> str:
         return str(self.config.get("model_type", "unknown"))
 
@@ -64,9 +70,20 @@ class Checkpoint(Mapping[str, TensorView]):
     def tokenizer(self) -> TokenizerFiles:
         return TokenizerFiles(self.folder)
 
+    @cached_property
+    def logical(self) -> dict[str, TensorView | PackedTensor]:
+        """The tensors of the model by logical name: a quantised weight in place of the parts that it is stored in."""
+        parts = {part for packed in self.packed.values() for part in packed.parts}
+        return {name: view for name, view in self.items() if name not in parts} | self.packed
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor of the model by logical name."""
+        return {name: tensor.shape for name, tensor in self.logical.items()}
+
     @property
     def parameters(self) -> int:
-        return sum(view.count for view in self.values())
+        return sum(map(math.prod, self.shapes.values()))
 
     def is_conv1d(self, module: str) -> bool:
         """Whether `module` stores its weight as (in, out), as GPT-2's Conv1D does."""

@@ -57,9 +57,16 @@ def to_bfloat16(values: Float32) -> NDArray[np.uint16]:
     import numpy as np
 
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1))) >> 16
-    nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
-    return np.where(nan, (bits >> 16) | np.uint32(0x40), rounded).astype(np.uint16)
+    sums = bits >> 16
+    sums &= 1  # ties go to the even neighbour
+    sums += 0x7FFF
+    sums += bits
+    sums >>= 16
+    rounded = sums.astype(np.uint16)
+    nan = np.isnan(values)
+    if nan.any():
+        rounded[nan] = (bits[nan] >> 16) | 0x40
+    return rounded
 
 
 def from_float32(values: Float32, dtype: str) -> bytes:

@@ -1,73 +1,37 @@
 """The ids of a base: what its weights are, by content, whatever the file names, shards, order or metadata.
 
-Every id is `b3:` and the BLAKE3 of a domain-separated, length-prefixed message. A tensor's leaf is the hash of
-its type, shape and bytes; `weights_id` ties leaves to raw names, `content_id` forgets names, `values_id` compares
-after rounding to bfloat16 and forgets storage type, `arch_id` knows names and shapes only.
+Every id is `b3:` and the BLAKE3 of a domain-separated, length-prefixed message. `weights_id` ties the leaves of the
+stored tensors to their raw names and `layout_id` their types and shapes; `content_id` forgets names; `values_id`
+compares after dequantising and rounding to bfloat16 and forgets storage; `arch_id` knows names and shapes only.
 """
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Iterable, Mapping
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
-
-from blake3 import blake3
+from functools import partial
 
 from adreg.errors import FormatError
-from adreg.formats.canonical import OUTPUT_HEAD, canonical_json, canonical_name, is_buffer
+from adreg.formats.canonical import OUTPUT_HEAD, canonical_json, canonical_name, canonical_names, is_buffer
 from adreg.formats.checkpoint import Checkpoint
-from adreg.formats.dtypes import FLOATS, from_float32, to_float32
+from adreg.formats.leaves import Leaf, LeafCache, digest, dump_leaves, leaf_of, load_leaves, packed_values, recall, remembered
 from adreg.formats.modelconfig import config_id, ties_embeddings
-from adreg.formats.safetensors import SafetensorsFile, TensorView
-from adreg.progress import SILENT, Progress
+from adreg.formats.safetensors import SafetensorsFile
+from adreg.formats.templates import rendering
+from adreg.formats.tokenizer import TokenizerFiles
+from adreg.progress import SILENT, Progress, Task
 
-ALGORITHM = "b3.leaf.v1"
-RACY_SECONDS = 2.0
-CHUNK_ELEMENTS = 1 << 22
+LEAVES, PACKED, TOKENS, MEANING = "b3.leaf.v1", "b3.packed.v1", "b3.tok.v1", "b3.tplsem.v1"
+LATER = ("layout_id", "vocab_id", "tpl_sem")
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight")
 
 
 @dataclass(frozen=True)
-class Leaf:
-    """Two hashes of one tensor: of its stored bytes, and of its values as bfloat16 (the same for BF16 tensors)."""
-
-    stored: str
-    values: str
-
-
-@dataclass(frozen=True)
-class FileKey:
-    """What must be unchanged for the leaves of a file to be taken from the cache."""
-
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> FileKey:
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-    @property
-    def racy(self) -> bool:
-        """Whether the file is so young that a later change could leave this key as it is."""
-        return time.time() - max(self.mtime_ns, self.ctime_ns) / 1e9 < RACY_SECONDS
-
-
-class LeafCache(Protocol):
-    """Remembers the leaves of files."""
-
-    def get(self, key: FileKey) -> dict[str, Leaf] | None: ...
-
-    def put(self, key: FileKey, leaves: dict[str, Leaf]) -> None: ...
-
-
-@dataclass(frozen=True)
 class BaseIds:
-    """The seven ids of a base card; `None` where the files for it are missing."""
+    """The ids of a base card; `None` where the files for it are missing, or adreg did not know the id yet."""
 
     arch_id: str
     weights_id: str
@@ -76,93 +40,146 @@ class BaseIds:
     cfg_id: str
     tok_id: str | None
     tpl_id: str | None
+    layout_id: str | None = None
+    vocab_id: str | None = None
+    tpl_sem: str | None = None
+
+    def differing(self, others: BaseIds) -> list[str]:
+        """Names of the ids that `others` does not share; those that these, made by an older adreg, lack do not count."""
+        later = [name for name in LATER if getattr(self, name) is None]
+        return [name for name, value in vars(self).items() if name not in later and value != getattr(others, name)]
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    """A weight of the model: `values` is its hash as bfloat16, `parts` the raw names that it is stored under."""
+
+    shape: tuple[int, ...]
+    values: str
+    parts: tuple[str, ...]
 
 
 def fingerprint(
     base: Checkpoint, cache: LeafCache | None = None, progress: Progress = SILENT
 ) -> tuple[BaseIds, dict[str, Leaf]]:
-    """The ids of `base` and the leaf of every tensor by raw name. Reads every byte that `cache` does not know."""
+    """The ids of `base` and the leaf of every stored tensor by raw name. Reads every byte that `cache` does not know."""
+    with _meaning(base.tokenizer, cache) as meaning:
+        tok_id, vocab_id = _token_ids(base.tokenizer, cache)  # on one core, while the template renders on another
+        leaves = _leaves(base, cache, progress)
+        parameters = _parameters(base, leaves, _packed_values(base, leaves, cache, progress))
+        ids = BaseIds(
+            arch_id=_architecture_id(parameters),
+            weights_id=digest("adreg.w.v1", *_fields((name, leaf.stored) for name, leaf in leaves.items())),
+            content_id=digest("adreg.c.v1", *sorted(leaves[part].stored for part in _parts(parameters.values()))),
+            values_id=digest("adreg.v.v1", *_fields((name, parameter.values) for name, parameter in parameters.items())),
+            cfg_id=_config_id(base),
+            tok_id=tok_id,
+            tpl_id=base.tokenizer.tpl_id,
+            layout_id=_layout_id(base),
+            vocab_id=vocab_id,
+            tpl_sem=meaning(),
+        )
+    return ids, leaves
+
+
+def _config_id(base: Checkpoint) -> str:
+    try:
+        return config_id(base.config)
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
+        raise FormatError(base.folder / "config.json", f"is no configuration of a model: {error}", "B-CFG-0") from error
+
+
+def _architecture_id(parameters: Mapping[str, _Parameter]) -> str:
+    """Canonical names and shapes, without storage types, buffers or a tied head's copy."""
+    shapes = sorted([name, list(parameter.shape)] for name, parameter in parameters.items())
+    return digest("adreg.arch.v1", canonical_json(shapes))
+
+
+def _layout_id(base: Checkpoint) -> str:
+    """Raw names, storage types and shapes: what the headers alone can tell."""
+    layout = sorted([name, view.dtype, list(view.shape)] for name, view in base.items())
+    return digest("adreg.layout.v1", canonical_json(layout))
+
+
+def _parts(parameters: Iterable[_Parameter]) -> set[str]:
+    return {part for parameter in parameters for part in parameter.parts}
+
+
+def _leaves(base: Checkpoint, cache: LeafCache | None, progress: Progress) -> dict[str, Leaf]:
     leaves: dict[str, Leaf] = {}
-    total = sum(shard.status.st_size for shard in base.shards)
-    with progress.task("fingerprint", total, "B") as task:
+    with progress.task("fingerprint", sum(view.nbytes for view in base.values()), "B") as task:
         for shard in base.shards:
-            leaves |= _file_leaves(shard, cache)
-            task.advance(shard.status.st_size, shard.path.name)
-    return base_ids(base, leaves), leaves
-
-
-def base_ids(base: Checkpoint, leaves: Mapping[str, Leaf]) -> BaseIds:
-    """The ids of `base`, given the leaves of its tensors."""
-    names = {name: canonical_name(name) for name in own_tensors(base, leaves)}
-    return BaseIds(
-        arch_id=architecture_id(base, leaves),
-        weights_id=_digest("adreg.w.v1", *_fields((name, leaf.stored) for name, leaf in leaves.items())),
-        content_id=_digest("adreg.c.v1", *sorted(leaves[name].stored for name in names)),
-        values_id=_digest("adreg.v.v1", *_fields((names[name], leaves[name].values) for name in names)),
-        cfg_id=config_id(base.config),
-        tok_id=base.tokenizer.tok_id,
-        tpl_id=base.tokenizer.tpl_id,
-    )
-
-
-def architecture_id(base: Checkpoint, leaves: Mapping[str, Leaf]) -> str:
-    """Names and shapes, without storage types, buffers or a tied head's copy."""
-    shapes = sorted([canonical_name(name), list(base[name].shape)] for name in own_tensors(base, leaves))
-    return _digest("adreg.arch.v1", canonical_json(shapes))
-
-
-def own_tensors(base: Checkpoint, leaves: Mapping[str, Leaf]) -> list[str]:
-    """Raw names of the tensors that are parameters of their own: no buffers, no copy of tied embeddings."""
-    kept = [name for name in base if not is_buffer(name)]
-    heads = {name for name in kept if canonical_name(name) == OUTPUT_HEAD}
-    embeddings = {leaves[name].values for name in kept if canonical_name(name) in EMBEDDINGS}
-    tied = {name for name in heads if ties_embeddings(base.config) or leaves[name].values in embeddings}
-    return [name for name in kept if name not in tied]
-
-
-def leaf_of(view: TensorView) -> Leaf:
-    """The hashes of one tensor; one pass for BF16, a second over rounded values for F32 and F16."""
-    stored = _leaf(view.dtype, view.shape, [view.data])
-    if view.dtype == "BF16" or view.dtype not in FLOATS:
-        return Leaf(stored, stored)
-    return Leaf(stored, _leaf("BF16", view.shape, _as_bfloat16(view)))
-
-
-def _as_bfloat16(view: TensorView) -> Iterable[bytes]:
-    step = CHUNK_ELEMENTS * (view.nbytes // max(view.count, 1))
-    for start in range(0, view.nbytes, max(step, 1)):
-        yield from_float32(to_float32(view.data[start : start + step], view.dtype), "BF16")
-
-
-def _leaf(dtype: str, shape: tuple[int, ...], pieces: Iterable[bytes | memoryview]) -> str:
-    head = _message("adreg.leaf.v1", dtype, canonical_json(list(shape)))
-    hasher = blake3(head, max_threads=blake3.AUTO)
-    for piece in pieces:
-        hasher.update(piece)
-    return hasher.hexdigest()
-
-
-def _file_leaves(shard: SafetensorsFile, cache: LeafCache | None) -> dict[str, Leaf]:
-    key = FileKey.of(shard.status)
-    known = None if cache is None else cache.get(key)
-    if known is not None and set(known) == set(shard):
-        return known
-    leaves = {name: leaf_of(view) for name, view in shard.items()}
-    if FileKey.of(shard.path.stat()) != key:
-        raise FormatError(shard.path, "changed while it was being read", "F-MUT-1")
-    if cache is not None and not key.racy:
-        cache.put(key, leaves)
+            make = partial(_read_leaves, shard, task)
+            leaves |= load_leaves(remembered(cache, shard.path, shard.status, LEAVES, make))
     return leaves
+
+
+def _read_leaves(shard: SafetensorsFile, task: Task) -> str:
+    leaves: dict[str, Leaf] = {}
+    for name, view in shard.items():
+        leaves[name] = leaf_of(view)
+        task.advance(view.nbytes, f"{shard.path.name}: {name}")
+    return dump_leaves(leaves)
+
+
+def _packed_values(base: Checkpoint, leaves: Mapping[str, Leaf], cache: LeafCache | None, progress: Progress) -> dict[str, str]:
+    """The values of every quantised weight by logical name; remembered for the same stored bytes and configuration."""
+    if not base.packed:
+        return {}
+    inputs = [[name, list(item.shape), [leaves[part].stored for part in item.parts]] for name, item in base.packed.items()]
+    algorithm = f"{PACKED}:{digest(canonical_json(base.config), canonical_json(sorted(inputs)))}"
+    make, first = partial(_dequantise, base, progress), base.shards[0]
+    found: dict[str, str] = json.loads(remembered(cache, first.path, first.status, algorithm, make))
+    return found
+
+
+def _dequantise(base: Checkpoint, progress: Progress) -> str:
+    values: dict[str, str] = {}
+    with progress.task("dequantise", sum(math.prod(item.shape) for item in base.packed.values())) as task:
+        for name, item in base.packed.items():
+            values[name] = packed_values(item, [base[part] for part in item.parts])
+            task.advance(math.prod(item.shape), name)
+    return json.dumps(values)
+
+
+def _parameters(base: Checkpoint, leaves: Mapping[str, Leaf], packed: Mapping[str, str]) -> dict[str, _Parameter]:
+    """The model's own weights by canonical name: no buffers, no side tensors, no copy of tied embeddings."""
+    hidden = {part for item in base.packed.values() for part in item.parts}
+    plain = [name for name in base if name not in hidden and not is_buffer(name)]
+    found = {name: _Parameter(base[name].shape, leaves[name].values, (name,)) for name in plain}
+    found |= {name: _Parameter(item.shape, packed[name], item.parts) for name, item in base.packed.items()}
+    embeddings = {parameter.values for name, parameter in found.items() if canonical_name(name) in EMBEDDINGS}
+    heads = [name for name in found if canonical_name(name) == OUTPUT_HEAD]
+    for name in heads:
+        if ties_embeddings(base.config) or found[name].values in embeddings:
+            del found[name]
+    return {canonical: found[name] for name, canonical in canonical_names(found).items()}
+
+
+def _token_ids(tokenizer: TokenizerFiles, cache: LeafCache | None) -> tuple[str | None, str | None]:
+    """`tok_id` and `vocab_id`, through the cache."""
+    if not tokenizer.path.is_file():
+        return tokenizer.tok_id, tokenizer.vocab_id
+    found = remembered(cache, tokenizer.path, tokenizer.path.stat(), TOKENS, lambda: json.dumps(tokenizer.token_ids))
+    tok_id, vocab_id = json.loads(found) or (None, None)
+    return tok_id, vocab_id
+
+
+@contextmanager
+def _meaning(tokenizer: TokenizerFiles, cache: LeafCache | None) -> Iterator[Callable[[], str | None]]:
+    """A function that says `tpl_sem`. What the cache does not know is rendered while the caller does other things."""
+    if tokenizer.chat_template is None:
+        yield lambda: None
+        return
+    path, inputs = tokenizer.template_path, [tokenizer.chat_template, tokenizer.special_tokens]
+    algorithm, status = f"{MEANING}:{digest(canonical_json(inputs))}", path.stat()
+    known = recall(cache, status, algorithm)
+    if known is not None:
+        yield lambda: known
+        return
+    with rendering(tokenizer.chat_template, tokenizer.special_tokens) as meaning:
+        yield lambda: remembered(cache, path, status, algorithm, meaning)
 
 
 def _fields(pairs: Iterable[tuple[str, str]]) -> list[str]:
     return [field for pair in sorted(pairs, key=lambda pair: pair[0].encode()) for field in pair]
-
-
-def _message(*parts: str | bytes) -> bytes:
-    encoded = [part.encode() if isinstance(part, str) else part for part in parts]
-    return b"".join(len(part).to_bytes(8, "little") + part for part in encoded)
-
-
-def _digest(*parts: str | bytes) -> str:
-    return "b3:" + blake3(_message(*parts)).hexdigest()

@@ -16,11 +16,17 @@ PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
 
 
 def tokenizer_definition(fields: dict[str, Any]) -> dict[str, Any]:
-    """tokenizer.json for the fields `tokenizer.ggml.*`. The pre-tokenizer is built from its llama.cpp name."""
-    kind, pre = fields["tokenizer.ggml.model"], fields.get("tokenizer.ggml.pre")
-    if kind != "gpt2" or pre not in PRE_TOKENIZERS:
+    """tokenizer.json for the fields `tokenizer.ggml.*`. The pre-tokenizer is built from its llama.cpp name.
+
+    Raises `UnsupportedError` for another kind of tokenizer, and for fields that are not a vocabulary.
+    """
+    kind, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
+    if kind != "gpt2" or not isinstance(pre, str) or pre not in PRE_TOKENIZERS:
         raise UnsupportedError(f"GGUF tokenizer {kind!r} with pre-tokenizer {pre!r}", "use a safetensors checkpoint")
-    tokens, types = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
+    tokens, merges = texts(fields, "tokenizer.ggml.tokens"), texts(fields, "tokenizer.ggml.merges")
+    types = fields.get("tokenizer.ggml.token_type")
+    if not isinstance(types, list) or len(types) != len(tokens):
+        raise UnsupportedError("a GGUF tokenizer without a type for each token", "use a safetensors checkpoint")
     return {
         "version": "1.0",
         "truncation": None,
@@ -30,22 +36,31 @@ def tokenizer_definition(fields: dict[str, Any]) -> dict[str, Any]:
         "pre_tokenizer": PRE_TOKENIZERS[pre],
         "post_processor": None,
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-        "model": _bpe(tokens, fields["tokenizer.ggml.merges"]),
+        "model": _bpe(tokens, merges),
     }
 
 
 def tokenizer_config(fields: dict[str, Any]) -> dict[str, Any]:
     """tokenizer_config.json: the special tokens by text."""
-    tokens = fields["tokenizer.ggml.tokens"]
+    tokens = texts(fields, "tokenizer.ggml.tokens")
     roles = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
     ids = {role: fields.get(f"tokenizer.ggml.{name}_token_id") for role, name in roles.items()}
+    known = {role: id_ for role, id_ in ids.items() if type(id_) is int and 0 <= id_ < len(tokens)}
     return {
         "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,
-        "model_max_length": fields["llama.context_length"],
+        "model_max_length": fields.get(f"{fields.get('general.architecture')}.context_length"),
         "tokenizer_class": "PreTrainedTokenizerFast",
-        **{role: tokens[id_] for role, id_ in ids.items() if id_ is not None},
+        **{role: tokens[id_] for role, id_ in known.items()},
     }
+
+
+def texts(fields: dict[str, Any], name: str) -> list[str]:
+    """The list of texts in the field `name`. Raises `UnsupportedError` when it is none."""
+    found = fields.get(name)
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise UnsupportedError(f"a GGUF file without {name}", "use a safetensors checkpoint")
+    return found
 
 
 def _added(id_: int, content: str) -> dict[str, Any]:

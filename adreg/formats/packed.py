@@ -5,7 +5,8 @@ What is only half recognised (side tensors without a method, a method without it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,8 +15,9 @@ from adreg.formats.dtypes import Float32
 from adreg.formats.safetensors import TensorView
 from adreg.formats.strictjson import JsonObject
 
-NEAREST, NF4, FP4, MOVED = "nearest", "nf4", "fp4", "moved"
+NEAREST, MOSTLY, NF4, FP4, FIRST, MOVED = "nearest", "mostly nearest", "nf4", "fp4", "first", "moved"
 SIDE_TENSORS = (".absmax", ".quant_map", ".SCB", ".qweight", ".qzeros", ".g_idx", ".weight_scale", ".weight_scale_inv")
+BLOCK_ELEMENTS = 1 << 20
 PLAIN = "use the 16-bit checkpoint that it was made from"
 
 
@@ -41,11 +43,12 @@ class PackedTensor(Protocol):
         """Raw names of the stored tensors that it is made of."""
 
     @property
-    def quantisation(self) -> Quantisation: ...
+    def quantisation(self) -> Quantisation | None: ...
 
     @property
     def rounding(self) -> str:
-        """`nearest`, `nf4` or `fp4`: each value went to the nearest level by itself; `moved`: it may not have."""
+        """Which values went to their nearest level: all (`nearest`, `nf4`, `fp4`), all unless the quantiser had importance
+        weights (`mostly nearest`), the `first` of each row, or maybe none (`moved`); or the float type it is stored as."""
 
     def rows(self, start: int, stop: int) -> Float32:
         """Rows `start:stop` of the first axis, dequantised to float32."""
@@ -92,9 +95,16 @@ def main_quantisation(packed: Iterable[PackedTensor]) -> Quantisation | None:
     """The quantisation of most values, or None when nothing is quantised."""
     sizes: dict[Quantisation, int] = {}
     for tensor in packed:
-        count = tensor.shape[0] * (tensor.shape[1] if len(tensor.shape) > 1 else 1)
-        sizes[tensor.quantisation] = sizes.get(tensor.quantisation, 0) + count
+        if tensor.quantisation is not None:
+            sizes[tensor.quantisation] = sizes.get(tensor.quantisation, 0) + math.prod(tensor.shape)
     return max(sizes, key=lambda one: sizes[one]) if sizes else None
+
+
+def row_blocks(tensor: PackedTensor) -> Iterator[Float32]:
+    """All rows of `tensor` in order, in blocks of at most 4 MB (or one row)."""
+    count = max(1, BLOCK_ELEMENTS // max(1, math.prod(tensor.shape[1:])))
+    for start in range(0, tensor.shape[0], count):
+        yield tensor.rows(start, min(start + count, tensor.shape[0]))
 
 
 def part(tensors: Mapping[str, TensorView], name: str, dtype: str, shape: tuple[int | None, ...]) -> TensorView:

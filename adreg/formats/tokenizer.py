@@ -1,4 +1,8 @@
-"""The tokenizer and chat template files of a folder, and their ids. Knows files and hashes, not tokenisation."""
+"""The tokenizer and chat template files of a folder, and their ids. Knows files and hashes, not tokenisation.
+
+`tok_id` is what decides the ids of a text, `vocab_id` which token each id means; `tpl_id` is the text of the chat
+template, `tpl_sem` what it renders.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,10 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from adreg.formats.canonical import canonical_json
+from adreg.errors import FormatError
+from adreg.formats.canonical import canonical_pieces
 from adreg.formats.strictjson import JsonObject, read_object
+from adreg.formats.templates import template_meaning
 
 FILES = (
     "tokenizer.json",
@@ -22,6 +28,8 @@ FILES = (
     "chat_template.jinja",
 )
 HASHED = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
+TOKENIZER_LIMIT, CONFIG_LIMIT, TEMPLATE_LIMIT = 200_000_000, 20_000_000, 1_000_000
 ADDED_FLAGS = ("id", "content", "single_word", "lstrip", "rstrip", "normalized", "special")
 
 
@@ -35,27 +43,40 @@ class TokenizerFiles:
         """The files that exist, to be carried along with a merged model or an adapter."""
         return [self.folder / name for name in FILES if (self.folder / name).is_file()]
 
+    @property
+    def path(self) -> Path:
+        """Where tokenizer.json is, or would be."""
+        return self.folder / "tokenizer.json"
+
     @cached_property
     def definition(self) -> JsonObject | None:
         """tokenizer.json, or None."""
-        path = self.folder / "tokenizer.json"
-        return read_object(path, "T-TOK-0", limit=200_000_000) if path.is_file() else None
+        return read_object(self.path, "T-TOK-0", TOKENIZER_LIMIT) if self.path.is_file() else None
 
     @cached_property
     def config(self) -> JsonObject:
         """tokenizer_config.json, or an empty object."""
         path = self.folder / "tokenizer_config.json"
-        return read_object(path, "T-TOK-0", limit=20_000_000) if path.is_file() else {}
+        return read_object(path, "T-TOK-0", CONFIG_LIMIT) if path.is_file() else {}
+
+    @property
+    def template_path(self) -> Path:
+        """The file that the chat template would be in."""
+        path = self.folder / "chat_template.jinja"
+        return path if path.is_file() else self.folder / "tokenizer_config.json"
 
     @cached_property
     def chat_template(self) -> str | None:
         """The default chat template: chat_template.jinja first, then tokenizer_config.json, else None."""
-        path = self.folder / "chat_template.jinja"
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
+        path = self.template_path
+        if path.suffix == ".jinja":
+            return _read_template(path)
         named = self.config.get("chat_template")
         if isinstance(named, list):
-            named = {entry["name"]: entry["template"] for entry in named}.get("default")
+            entries = [entry for entry in named if isinstance(entry, dict)]
+            named = {str(entry.get("name")): entry.get("template") for entry in entries}.get("default")
+        if isinstance(named, str) and len(named) > TEMPLATE_LIMIT:
+            raise FormatError(path, f"its chat template is longer than {TEMPLATE_LIMIT} characters", "T-TPL-1")
         return named if isinstance(named, str) else None
 
     def special_token(self, role: str) -> str | None:
@@ -65,10 +86,29 @@ class TokenizerFiles:
             value = value.get("content")
         return value if isinstance(value, str) else None
 
-    @cached_property
+    @property
+    def special_tokens(self) -> dict[str, str]:
+        """The special tokens that a chat template may name, by role."""
+        return {role: text for role in ROLES if (text := self.special_token(role)) is not None}
+
+    @property
     def tok_id(self) -> str | None:
         """Hash of what decides the token ids of a text; None without tokenizer.json."""
-        return None if self.definition is None else tokenizer_id(self.definition)
+        return None if self.token_ids is None else self.token_ids[0]
+
+    @property
+    def vocab_id(self) -> str | None:
+        """Hash of which token each id means, added ones included; None without tokenizer.json."""
+        return None if self.token_ids is None else self.token_ids[1]
+
+    @cached_property
+    def token_ids(self) -> tuple[str | None, str | None] | None:
+        """`tok_id` and `vocab_id`, or None without tokenizer.json."""
+        try:
+            found = self.definition
+            return None if found is None else (tokenizer_id(found), vocabulary_id(found))
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise FormatError(self.path, f"is no tokenizer: {error!r}", "T-TOK-0") from error
 
     @cached_property
     def tpl_id(self) -> str | None:
@@ -78,11 +118,18 @@ class TokenizerFiles:
         text = self.chat_template.replace("\r\n", "\n").replace("\r", "\n").rstrip()
         return "b3:" + blake3(b"adreg.tpl.v1\0" + text.encode()).hexdigest()
 
+    @cached_property
+    def tpl_sem(self) -> str | None:
+        """Hash of what the chat template renders; None without one."""
+        return None if self.chat_template is None else template_meaning(self.chat_template, self.special_tokens)
+
 
 def tokenizer_id(definition: JsonObject) -> str:
     """The id of a tokenizer.json: vocabulary, merges, added tokens and the four processing steps."""
     model = definition.get("model") or {}
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges") or []]
+    merges = model.get("merges") or []
+    if set(map(type, merges)) == {list}:
+        merges = list(map(" ".join, merges))
     added = [{flag: token.get(flag) for flag in ADDED_FLAGS} for token in definition.get("added_tokens") or []]
     content = {
         "model": {key: value for key, value in model.items() if key not in ("vocab", "merges")},
@@ -91,4 +138,40 @@ def tokenizer_id(definition: JsonObject) -> str:
         "added_tokens": sorted(added, key=lambda token: token["id"]),
         **{step: definition.get(step) for step in HASHED},
     }
-    return "b3:" + blake3(b"adreg.tok.v1\0" + canonical_json(content)).hexdigest()
+    return _hash("adreg.tok.v1", content)
+
+
+def vocabulary_id(definition: JsonObject) -> str:
+    """The id of a tokenizer.json's vocabulary: ids in order and their tokens, as two lists. Raises `ValueError`.
+
+    BPE, WordPiece and WordLevel map tokens to ids; Unigram lists tokens with their scores, in order of id.
+    """
+    vocabulary = (definition.get("model") or {}).get("vocab") or {}
+    if isinstance(vocabulary, dict):
+        pairs = list(zip(vocabulary.values(), vocabulary, strict=True))
+    else:
+        pairs = [(id_, token) for id_, (token, _) in enumerate(vocabulary)]
+    added = {(token["id"], token["content"]) for token in definition.get("added_tokens") or []}
+    pairs = sorted([*pairs, *added.difference(pairs)])
+    ids, tokens = [id_ for id_, _ in pairs], [token for _, token in pairs]
+    if set(map(type, ids)) - {int} or set(map(type, tokens)) - {str}:
+        raise ValueError("its vocabulary is not made of ids and tokens")
+    return _hash("adreg.vocab.v1", [ids, tokens])
+
+
+def _hash(domain: str, content: object) -> str:
+    hasher = blake3(domain.encode() + b"\0")
+    for piece in canonical_pieces(content):
+        hasher.update(piece)
+    return f"b3:{hasher.hexdigest()}"
+
+
+def _read_template(path: Path) -> str:
+    with path.open("rb") as file:
+        text = file.read(TEMPLATE_LIMIT + 1)
+    if len(text) > TEMPLATE_LIMIT:
+        raise FormatError(path, f"is longer than {TEMPLATE_LIMIT} bytes", "T-TPL-1")
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(path, f"is not UTF-8: {error}", "T-TPL-1") from error

@@ -1,41 +1,33 @@
-"""Adapters: pushed, found, opened, pulled, named and removed. Every change is one transaction."""
+"""Adapters: found, listed, opened, pulled, named and removed; `intake` brings them in. Every change is one transaction."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from adreg.audit.basecard import BaseCard
-from adreg.audit.findings import AuditReport
-from adreg.audit.policy import require
-from adreg.audit.run import audit, judge
-from adreg.audit.subject import RegistryFacts, Subject
-from adreg.errors import IntegrityError
-from adreg.formats.adapter import CONFIG, WEIGHTS, Adapter, load_adapter
-from adreg.formats.atomic import atomic_folder
-from adreg.formats.fingerprint import BaseIds
-from adreg.formats.inspection import inspect_files
-from adreg.references import Reference, check_alias, check_name
-from adreg.registry.manifest import FileEntry, Manifest, Parent
-from adreg.registry.names import drop_alias, live_id, one, point_alias, record_event, removed_id
-from adreg.registry.push import PushPlan, read_content, summarize
-from adreg.registry.records import BaseRecord, Event, VersionRecord
-from adreg.registry.store.blobs import Blob, BlobStore
+from adreg.errors import ConflictError, IntegrityError
+from adreg.references import Reference, check_alias
+from adreg.registry.aliases import FREELY, Move, check_unprotected, drop_alias, list_aliases, point_alias
+from adreg.registry.names import Row, live_id, record_event, removed_id
+from adreg.registry.records import AliasRecord, Event, VersionRecord
+from adreg.registry.search import Hit, search_adapters
+from adreg.registry.store.blobs import BlobStore
 from adreg.registry.store.database import now, transaction
-from adreg.registry.store.leases import Lease, lease
 from adreg.registry.store.sqlite import Database
-from adreg.registry.versions import NEWEST, Draft, commit_version, find_versions, resolve_version
+from adreg.registry.versions import Wanted, find_versions, resolve_version, wanted_rows, wanted_versions
 
-
-@dataclass(frozen=True)
-class Pushed:
-    """The version that a push made or found, what the audit said, and whether it is new."""
-
-    version: VersionRecord
-    report: AuditReport
-    new: bool
+if TYPE_CHECKING:
+    from adreg.audit.basecard import BaseCard
+    from adreg.audit.findings import AuditReport
+    from adreg.audit.subject import Subject
+    from adreg.formats.adapter import Adapter
+    from adreg.registry.intake import Pushed
+    from adreg.registry.manifest import Manifest, Parent
+    from adreg.registry.push import PushPlan
+    from adreg.registry.records import BaseRecord
+    from adreg.registry.store.leases import Lease
 
 
 @dataclass(frozen=True)
@@ -50,97 +42,106 @@ class Adapters:
 
         `base` is what the user says it was trained on; what the training itself recorded outranks it.
         """
-        check_name(name)
-        stored: dict[str, Blob] = {}
-        with lease(self.db, f"push {name}") as held:
-            try:
-                for path, file in plan.files.items():
-                    stored[path] = self.blobs.put(file)
-                files = {path: FileEntry(blob.digest, blob.size) for path, blob in stored.items()}
-                draft, found = self._draft(name, files, base)
-                return self._commit(replace(draft, alias=alias and check_alias(alias), origin=origin), found, held)
-            except BaseException:
-                self._discard(stored.values())
-                raise
+        from adreg.registry.intake import Intake
+
+        return Intake(self.db, self.blobs).push(plan, name, alias, base, origin)
 
     def receive(self, manifest: Manifest, alias: str | None, origin: str, held: Lease) -> Pushed:
         """Make the version of `manifest`, whose blobs are stored already under the lease `held`, the next of its name.
 
         Nothing of the manifest is believed that its files tell: they are audited here as at a push.
         """
-        for path, file in manifest.files.items():
-            if self.blobs.size(file.digest) != file.size:
-                raise IntegrityError(f"{path} of {manifest.name} has not the {file.size} bytes that its manifest says")
-        draft, found = self._draft(manifest.name, manifest.files, None, manifest.trained_on)
-        if draft.digest != manifest.digest:
-            raise IntegrityError(f"{manifest.name}:{manifest.number} from {origin} has not the digest {manifest.digest}")
-        draft = replace(draft, alias=alias, origin=origin, notes=manifest.notes, tags=manifest.tags)
-        return self._commit(draft, found, held)
+        from adreg.registry.intake import Intake
 
-    def _draft(
-        self, name: str, files: dict[str, FileEntry], base: BaseRecord | None, claimed: BaseIds | None = None
-    ) -> tuple[Draft, AuditReport]:
-        """Audit the stored blobs, not the folder they came from: that could change meanwhile."""
-        content = read_content({path: self.blobs.path(file.digest) for path, file in files.items()})
-        trained_on = content.trained_on or claimed or (base.card.ids if base else None)
-        found = audit(content.adapter, trained_on, base.card if base else None)
-        require("push", name, found)
-        evidence = "recorded" if content.trained_on else "declared" if trained_on else "none"
-        summary = summarize(content.adapter, evidence)
-        return Draft(name, None, files, summary, trained_on, content.run, content.parents), found
-
-    def _commit(self, draft: Draft, found: AuditReport, held: Lease) -> Pushed:
-        self.blobs.settle(file.digest for file in draft.files.values())
-        with transaction(self.db):
-            number, new = commit_version(self.db, self.blobs, draft)
-            held.release()
-        return Pushed(self.resolve(Reference(draft.name, version=number)), found, new)
-
-    def _discard(self, blobs: Iterable[Blob]) -> None:
-        """Remove what a failed push stored, unless a version came to use it."""
-        with transaction(self.db):
-            for blob in blobs:
-                if blob.new and one(self.db, "select 1 from version_file where digest = ?", [blob.digest]) is None:
-                    self.blobs.remove(blob.digest)
+        return Intake(self.db, self.blobs).receive(manifest, alias, origin, held)
 
     def manifest(self, version: VersionRecord) -> Manifest:
         """The version as it travels."""
-        sizes = {path: FileEntry(digest, self.blobs.size(digest)) for path, digest in version.files.items()}
-        rows = self.db.query("select digest, reference, relation from parent where version_id = ? order by 1", [version.id])
+        from adreg.registry.manifest import FileEntry, Manifest
+
         return Manifest(
             name=version.adapter,
             number=version.number,
             digest=version.digest,
-            files=sizes,
+            files={path: FileEntry(digest, self.blobs.size(digest)) for path, digest in version.files.items()},
             trained_on=version.trained_on,
             created_at=version.created_at,
             notes=version.notes,
             tags=version.tags,
-            parents=tuple(Parent(**row) for row in rows),
+            parents=tuple(self.parents(version)),
             yanked=version.yanked,
         )
 
+    def parents(self, version: VersionRecord) -> list[Parent]:
+        """The adapters that a version was made of, as they were called then."""
+        from adreg.registry.manifest import Parent
+
+        query = "select digest, reference, relation from parent where version_id = ? order by 2, 1"
+        return [Parent(**row) for row in self.db.query(query, [version.id])]
+
+    def children(self, version: VersionRecord) -> list[tuple[VersionRecord, str]]:
+        """The versions made of this one, and how (merged or continued)."""
+        query = "select version_id, relation from parent where digest = ? order by 1"
+        found = self.db.execute(query, [version.digest]).fetchall()
+        return [(find_versions(self.db, "version.id = ?", [id_])[0], relation) for id_, relation in found]
+
+    def names(self) -> list[str]:
+        """The names of the adapters that were not removed."""
+        return [row[0] for row in self.db.execute("select name from adapter where deleted_at is null order by name")]
+
     def all(self) -> list[VersionRecord]:
         """The newest version of every adapter, by name."""
-        return find_versions(self.db, f"deleted_at is null and {NEWEST} order by adapter.name")
+        return wanted_versions(self.db, Wanted())
 
     def versions(self, name: str) -> list[VersionRecord]:
-        """Every version of `name`, newest first."""
-        return find_versions(self.db, "adapter.id = ? order by number desc", [live_id(self.db, name)])
+        """Every version of `name`, yanked ones too, newest first."""
+        return wanted_versions(self.db, Wanted(name))
 
-    def resolve(self, reference: Reference) -> VersionRecord:
-        """The one version that `reference` means. Raises `NotFoundError` with near misses."""
-        return resolve_version(self.db, reference)
+    def wanted(self, wanted: Wanted) -> list[VersionRecord]:
+        """The versions that are wanted, complete."""
+        return wanted_versions(self.db, wanted)
+
+    def listed(self, wanted: Wanted) -> list[Row]:
+        """The versions that are wanted, only with what a table shows: reference, digest, aliases, tags, base, rank,
+        parameters, size, created_at and yanked."""
+        return wanted_rows(self.db, wanted)
+
+    def search(self, words: str) -> list[Hit]:
+        """The adapters whose name, description, notes or tags hold every word, best first."""
+        return search_adapters(self.db, words)
+
+    def resolve(self, reference: Reference, yanked: bool = False) -> VersionRecord:
+        """The one version that `reference` means; `yanked`: by its number even one that was taken back.
+
+        Raises `NotFoundError` with near misses, or `YankedError`.
+        """
+        return resolve_version(self.db, reference, yanked)
+
+    def by_digest(self, digest: str) -> list[VersionRecord]:
+        """The versions with this digest, under whatever names."""
+        return find_versions(self.db, "version.digest = ? and deleted_at is null order by version.id", [digest])
 
     def open(self, version: VersionRecord) -> Adapter:
         """The adapter of a version, straight from its blobs."""
-        return self._load(version.files)
+        from adreg.formats.adapter import CONFIG, WEIGHTS, load_adapter
+
+        for name in (CONFIG, WEIGHTS):
+            if not self.blobs.path(version.files[name]).exists():
+                raise IntegrityError(f"blob {version.files[name]} ({name}) is missing")
+        return load_adapter(self.blobs.path(version.files[CONFIG]), self.blobs.path(version.files[WEIGHTS]))
 
     def audit(self, version: VersionRecord, base: BaseCard | None) -> AuditReport:
+        """What the audit says of a version, beside `base`."""
+        from adreg.audit.run import judge
+
         return judge(self.subject(version, base))
 
     def subject(self, version: VersionRecord, base: BaseCard | None, target: str = "adreg") -> Subject:
         """The version as the audit sees it. Raises `IntegrityError` where a blob is missing."""
+        from adreg.audit.subject import RegistryFacts, Subject
+        from adreg.formats.adapter import WEIGHTS
+        from adreg.formats.inspection import inspect_files
+
         files = {path: self.blobs.path(digest) for path, digest in version.files.items()}
         for path, blob in files.items():
             if not blob.exists():
@@ -148,57 +149,58 @@ class Adapters:
         facts = RegistryFacts(name=version.adapter, weights_sha256=version.files[WEIGHTS])
         return Subject(inspect_files(files), version.trained_on, base, target=target, registry=facts)
 
-    def pull(self, version: VersionRecord, folder: Path) -> None:
-        """Write the version's files to `folder`, every byte checked; it appears whole or not at all."""
+    def pull(self, version: VersionRecord, folder: Path, hardlink: bool = False) -> None:
+        """Write the version's files to `folder`, every byte checked; it appears whole or not at all.
+
+        `hardlink`: read-only files that are the store's own where the file system allows it, which nobody may change.
+        """
+        from adreg.formats.atomic import atomic_folder
+
         with atomic_folder(folder) as partial:
             for path, digest in version.files.items():
-                self.blobs.copy_out(digest, partial / path)
+                if not (hardlink and self.blobs.link_out(digest, partial / path)):
+                    self.blobs.copy_out(digest, partial / path)
 
-    def aliases(self, name: str | None = None) -> list[dict[str, str]]:
-        """Every alias (of `name`) as `alias`, `reference` and `updated_at`."""
-        only = "and adapter.name = :name" if name else ""
-        if name:
-            live_id(self.db, name)
-        query = (
-            "select adapter.name || ':' || alias.name as alias, adapter.name || ':' || number as reference, updated_at "
-            "from alias join adapter on adapter.id = alias.adapter_id join version on version.id = version_id "
-            f"where deleted_at is null {only} order by 1"
-        )
-        return list(self.db.query(query, {"name": name}))
+    def aliases(self, name: str | None = None) -> list[AliasRecord]:
+        """Every alias (of `name`)."""
+        return list_aliases(self.db, name)
 
-    def set_alias(self, reference: Reference, alias: str) -> VersionRecord:
-        """Make `alias` mean the version that `reference` means now."""
+    def set_alias(self, reference: Reference, alias: str, move: Move = FREELY) -> VersionRecord:
+        """Make `alias` mean the version that `reference` means now. `ConflictError` where `move` does not allow it."""
         check_alias(alias)
         with transaction(self.db):
             version = self.resolve(reference)
-            point_alias(self.db, live_id(self.db, version.adapter), alias, version.number)
-        return self.resolve(Reference(version.adapter, version=version.number))
+            point_alias(self.db, live_id(self.db, version.adapter), alias, version.id, move)
+        return find_versions(self.db, "version.id = ?", [version.id])[0]
 
-    def remove_alias(self, name: str, alias: str) -> None:
+    def remove_alias(self, name: str, alias: str, move: Move = FREELY) -> None:
+        """Remove an alias; a protected one only by force."""
         with transaction(self.db):
-            drop_alias(self.db, live_id(self.db, name), name, alias)
+            drop_alias(self.db, live_id(self.db, name), alias, move)
 
-    def remove(self, name: str) -> None:
-        """Take `name` out of every listing; its versions stay until `restore` or a clean-up."""
+    def remove(self, name: str, force: bool = False) -> None:
+        """Take `name` out of every listing; its versions stay until `restore` or a clean-up.
+
+        Raises `ConflictError` while it has a protected alias, unless by force.
+        """
         with transaction(self.db):
             adapter_id = live_id(self.db, name)
+            if not force:
+                check_unprotected(self.db, adapter_id, name, f"adreg rm {name} --force")
             self.db.execute("update adapter set deleted_at = ? where id = ?", [now(), adapter_id])
             record_event(self.db, adapter_id, "removed")
 
     def restore(self, name: str) -> None:
-        """Bring a removed adapter back."""
+        """Bring a removed adapter back. Raises `ConflictError` when a clean-up has purged it."""
         with transaction(self.db):
             adapter_id = removed_id(self.db, name)
+            if self.db.execute("select purged_at from adapter where id = ?", [adapter_id]).fetchone()[0]:
+                raise ConflictError(f"the files of {name!r} were cleaned up", "take them from a backup or a remote")
             self.db.execute("update adapter set deleted_at = null where id = ?", [adapter_id])
             record_event(self.db, adapter_id, "restored")
 
-    def log(self, name: str) -> list[Event]:
-        """The history of `name`, newest first."""
+    def log(self, name: str, alias: str | None = None) -> list[Event]:
+        """The history of `name` (or of one of its aliases, whether it still exists or not), newest first."""
         rows = self.db.query("select * from event where adapter_id = ? order by id desc", [live_id(self.db, name)])
-        return [Event(row["at"], row["verb"], json.loads(row["detail"])) for row in rows]
-
-    def _load(self, files: dict[str, str]) -> Adapter:
-        for name in (CONFIG, WEIGHTS):
-            if not self.blobs.path(files[name]).exists():
-                raise IntegrityError(f"blob {files[name]} ({name}) is missing")
-        return load_adapter(self.blobs.path(files[CONFIG]), self.blobs.path(files[WEIGHTS]))
+        events = [Event(row["at"], row["verb"], json.loads(row["detail"])) for row in rows]
+        return [event for event in events if alias is None or event.detail.get("alias") == alias]

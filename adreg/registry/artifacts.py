@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,35 +30,54 @@ class Artifacts:
 
     db: Database
 
-    def add(self, version: VersionRecord, derived: Derived) -> None:
+    def add(self, versions: Sequence[tuple[VersionRecord, float]], derived: Derived) -> None:
+        """Remember `derived` with every version that went into it, each with its weight."""
+        sources = [{"reference": made.reference, "digest": made.digest, "weight": weight} for made, weight in versions]
         row = {
             "kind": derived.kind,
             "path": derived.path,
             "digest": derived.digest,
             "size": derived.size,
-            "version_id": version.id,
-            "recipe": json.dumps(derived.recipe),
+            "recipe": json.dumps({**derived.recipe, "sources": sources}),
             "verification": json.dumps(derived.verification) if derived.verification else None,
             "created_at": now(),
         }
         with transaction(self.db):
-            self.db.table("artifact").insert(row)
+            for version, _ in versions:
+                self.db.table("artifact").insert({**row, "version_id": version.id})
 
     def of(self, version: VersionRecord) -> list[ArtifactRecord]:
         """The artifacts of `version`, newest first."""
-        rows = self.db.query("select * from artifact where version_id = ? order by id desc", [version.id])
-        return [_record(version.reference, row) for row in rows]
+        return self._find("version_id = ?", [version.id])
+
+    def by_digest(self, digest: str) -> list[ArtifactRecord]:
+        """The artifacts whose main file has this digest, newest first; one for each version that went into it."""
+        return self._find("artifact.digest = ?", [digest])
+
+    def of_size(self, size: int) -> bool:
+        """Whether some artifact's main file has `size` bytes."""
+        return self.db.execute("select 1 from artifact where size = ? limit 1", [size]).fetchone() is not None
+
+    def _find(self, where: str, values: list[Any]) -> list[ArtifactRecord]:
+        query = (
+            "select artifact.*, adapter.name || ':' || number as reference, version.digest as version_digest from artifact "
+            "join version on version.id = version_id join adapter on adapter.id = adapter_id "
+            f"where {where} order by artifact.id desc"
+        )
+        return [_record(row) for row in self.db.query(query, values)]
 
 
-def _record(reference: str, row: dict[str, Any]) -> ArtifactRecord:
-    verification = json.loads(row["verification"]) if row["verification"] else None
+def _record(row: dict[str, Any]) -> ArtifactRecord:
+    recipe = json.loads(row["recipe"])
+    alone = {"reference": row["reference"], "digest": row["version_digest"], "weight": None}
     return ArtifactRecord(
         kind=row["kind"],
         path=row["path"],
         digest=row["digest"],
         size=row["size"],
-        reference=reference,
-        recipe=json.loads(row["recipe"]),
-        verification=verification,
+        reference=row["reference"],
+        sources=tuple(recipe.get("sources") or [alone]),
+        recipe=recipe,
+        verification=json.loads(row["verification"]) if row["verification"] else None,
         created_at=row["created_at"],
     )

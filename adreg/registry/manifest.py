@@ -7,12 +7,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adreg.errors import FormatError
-from adreg.formats.fingerprint import BaseIds
-from adreg.references import check_alias, check_name
+from adreg.references import check_name, check_tag
 from adreg.registry.store.blobs import DIGEST
+
+if TYPE_CHECKING:
+    from adreg.formats.fingerprint import BaseIds
 
 RULE = "S-MAN-1"
 FILE_LIMIT, TEXT_LIMIT = 64, 100_000
@@ -72,7 +74,7 @@ class Manifest:
             trained_on=base_ids(value["trained_on"], source),
             created_at=_text(value["created_at"], source, "created_at"),
             notes=_text(value["notes"], source, "notes"),
-            tags=tuple(check_alias(_text(tag, source, "tags")) for tag in _list(value["tags"], source, "tags")),
+            tags=tuple(check_tag(_text(tag, source, "tags")) for tag in _list(value["tags"], source, "tags")),
             parents=read_parents(value["parents"], source),
             yanked=None if value["yanked"] is None else _text(value["yanked"], source, "yanked"),
         )
@@ -93,6 +95,8 @@ def version_digest(files: Mapping[str, FileEntry], trained_on: BaseIds | None) -
 
 def base_ids(value: object, source: str) -> BaseIds | None:
     """Recorded ids of a base, or None for None; ids that older records lack are None."""
+    from adreg.formats.fingerprint import BaseIds
+
     if value is None:
         return None
     known = set(BaseIds.__dataclass_fields__)

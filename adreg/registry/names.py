@@ -1,10 +1,15 @@
-"""Adapter names, their aliases and their history, as functions of an open database. Callers hold the transaction."""
+"""Adapter names, their history and their place in the search. Callers hold the transaction."""
 
 from __future__ import annotations
 
 import difflib
+import getpass
 import json
+import os
+import socket
 from collections.abc import Sequence
+from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
 from adreg.errors import ConflictError, NotFoundError
@@ -13,6 +18,8 @@ from adreg.registry.store.database import now
 from adreg.registry.store.sqlite import Database
 
 Row = dict[str, Any]
+# whom a change is made for, where that is not who runs this process: a server sets it for each request
+acting_for: ContextVar[str | None] = ContextVar("acting_for", default=None)
 
 
 def one(db: Database, query: str, values: Sequence[Any]) -> Row | None:
@@ -40,47 +47,49 @@ def removed_id(db: Database, name: str) -> int:
 
 def claim_name(db: Database, name: str) -> int:
     """The row id of the adapter `name`, made if it is new. Raises `ConflictError` while a removed one holds it."""
-    row = one(db, "select id, deleted_at from adapter where name = ?", [name])
+    row = one(db, "select id, deleted_at, purged_at from adapter where name = ?", [name])
     if row is None:
+        _require_no_remote(db, name)
         cursor = db.execute("insert into adapter (name, created_at) values (?, ?)", [name, now()])
         return cursor.lastrowid or 0
+    if row["purged_at"]:
+        raise ConflictError(
+            f"adapter {name!r} was removed, and its version numbers are never used again", "choose another name"
+        )
     if row["deleted_at"]:
         raise ConflictError(f"adapter {name!r} was removed", f"adreg restore {name}, or choose another name")
     return int(row["id"])
 
 
-def tags(db: Database, adapter_id: int, name: str) -> list[str]:
+def _require_no_remote(db: Database, name: str) -> None:
+    """A namespace called as a remote would give `remote/x` two meanings."""
+    namespace, slash, _ = name.partition("/")
+    if slash and one(db, "select 1 from remote where name = ?", [namespace]):
+        raise ConflictError(f"{namespace!r} is a remote here", f"choose another namespace, or adreg remote rm {namespace}")
+
+
+def known_references(db: Database, adapter_id: int, name: str) -> list[str]:
     """A few references that do exist, for an error to name."""
-    query = "select number as tag from version where adapter_id = :id union all select name from alias where adapter_id = :id"
+    query = (
+        "select number as tag from (select number from version where adapter_id = :id and yanked_at is null "
+        "order by number desc limit 4) union all select name from (select name from alias where adapter_id = :id limit 4)"
+    )
     return [f"{name}:{row['tag']}" for row in db.query(query, {"id": adapter_id})][:6]
 
 
-def point_alias(db: Database, adapter_id: int, alias: str, number: int) -> None:
-    """Make `alias` mean version `number`; no change and no event where it does already."""
-    query = "select number from alias join version on version.id = version_id where alias.adapter_id = ? and name = ?"
-    before = one(db, query, [adapter_id, alias])
-    if before and before["number"] == number:
-        return
-    db.execute(
-        "insert into alias (adapter_id, name, version_id, updated_at) "
-        "select adapter_id, ?, id, ? from version where adapter_id = ? and number = ? "
-        "on conflict (adapter_id, name) do update set version_id = excluded.version_id, updated_at = excluded.updated_at",
-        [alias, now(), adapter_id, number],
-    )
-    record_event(db, adapter_id, "alias", alias=alias, version=number, was=before["number"] if before else None)
-
-
-def drop_alias(db: Database, adapter_id: int, name: str, alias: str) -> None:
-    """Remove `alias`. Raises `NotFoundError`."""
-    if one(db, "select 1 from alias where adapter_id = ? and name = ?", [adapter_id, alias]) is None:
-        raise NotFoundError("alias", f"{name}:{alias}", tags(db, adapter_id, name))
-    db.execute("delete from alias where adapter_id = ? and name = ?", [adapter_id, alias])
-    record_event(db, adapter_id, "alias removed", alias=alias)
-
-
 def record_event(db: Database, adapter_id: int, verb: str, **detail: Any) -> None:
-    """Append one line to the adapter's history."""
-    append_event(db, now(), adapter_id, verb, json.dumps(detail))
+    """Append one line to the adapter's history, with who did it."""
+    append_event(db, now(), adapter_id, verb, json.dumps({"actor": acting_for.get() or actor(), **detail}))
+
+
+@cache
+def actor() -> str:
+    """Who this process acts for: user@host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 def index_adapter(db: Database, adapter_id: int) -> None:

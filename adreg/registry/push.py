@@ -14,6 +14,7 @@ from adreg.formats.adapter import CONFIG, WEIGHTS, Adapter, load_adapter, open_a
 from adreg.formats.fingerprint import BaseIds
 from adreg.formats.strictjson import JsonObject, read_object
 from adreg.formats.tokenizer import FILES as TOKENIZER_FILES
+from adreg.registry.identity import tensors_id
 from adreg.registry.manifest import Parent, base_ids, read_parents
 
 RECORD = "adreg.json"
@@ -115,4 +116,5 @@ def summarize(adapter: Adapter, evidence: str) -> dict[str, Any]:
         "dtype": "/".join(sorted({module.a.dtype for module in adapter.modules})),
         "base_claim": adapter.config.base_name,
         "evidence": evidence,
+        "tensors": tensors_id(adapter.file),
     }

@@ -27,7 +27,7 @@ class Runs:
 
     def get(self, id_: str) -> RunRecord:
         """The record whose id starts with `id_`."""
-        rows = list(self.db.query("select record from run where id like ? limit 2", [f"{id_}%"]))
+        rows = list(self.db.query("select record from run where substr(id, 1, ?) = ? limit 2", [len(id_), id_]))
         if len(rows) != 1:
             ids = [row["id"] for row in self.db.query("select id from run")]
             raise NotFoundError("run", id_, difflib.get_close_matches(id_, ids, 3))

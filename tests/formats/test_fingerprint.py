@@ -1,158 +1,233 @@
-"""Metamorphic: every change to a checkpoint moves exactly the ids that it should."""
+"""How a base is read: once, in little memory, through links, and quantised weights by what they mean."""
 
-import json
-import shutil
+import os
+import subprocess
+import sys
 import time
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
+from adreg.errors import FormatError
+from adreg.formats.checkpoint import Checkpoint, open_checkpoint
+from adreg.formats.dtypes import from_float32, to_float32
+from adreg.formats.fingerprint import BaseIds, fingerprint
+from adreg.formats.leaves import Leaf, dump_leaves, leaf_of, load_leaves
+from adreg.formats.safetensors import TensorView
+from tests.formats.checkpoints import Model, Stored, ids_of, moved, stored, values
+
+PLAIN = Model()
+QUIET = replace(PLAIN, template=None, tokenizer=None)
+UP, HEAD, EMBEDDINGS = "model.layers.0.mlp.up_proj.weight", "lm_head.weight", "model.embed_tokens.weight"
+
+
+class Memory:
+    def __init__(self):
+        self.rows = {}
+
+    def get(self, key, algorithm):
+        return self.rows.get((key, algorithm))
+
+    def put(self, key, algorithm, found):
+        self.rows[key, algorithm] = found
+
+
+def age(folder):
+    for path in folder.iterdir():
+        os.utime(path, (0, 0))
+    time.sleep(2.05)
+
+
+def test_the_cache_spares_reading_until_a_file_changes_and_never_holds_a_young_file(tmp_path):
+    folder, cache = PLAIN.write(tmp_path), Memory()
+    before = ids_of(folder, cache)
+    assert not cache.rows, "a file younger than the clock's grain must not be cached"
+    age(folder)
+    assert ids_of(folder, cache) == before and len(cache.rows) == 3
+    (leaves,) = (key for key in cache.rows if key[1] == "b3.leaf.v1")
+    cache.rows[leaves] = dump_leaves(
+        {name: Leaf(f"{n:064}", f"{n:064}") for n, name in enumerate(load_leaves(cache.rows[leaves]))}
+    )
+    for key in set(cache.rows) - {leaves}:
+        cache.rows[key] = "b3:remembered" if key[1].startswith("b3.tplsem") else '["b3:remembered", "b3:remembered"]'
+    used = {"weights_id", "content_id", "values_id", "tok_id", "vocab_id", "tpl_sem"}
+    assert moved(before, ids_of(folder, cache)) == used, "the cache was not used"
+    PLAIN.write(tmp_path)
+    assert ids_of(folder, cache) == before, "changed files must be read again"
+
+
+def test_what_is_remembered_of_a_template_hangs_on_the_special_tokens_too(tmp_path):
+    folder, cache = PLAIN.write(tmp_path), Memory()
+    age(folder)
+    before = ids_of(folder, cache)
+    replace(PLAIN, tokenizer_config={"bos_token": "<bos>"}).write(tmp_path / "other")
+    (tmp_path / "other" / "tokenizer_config.json").replace(folder / "tokenizer_config.json")
+    assert moved(before, ids_of(folder, cache)) == {"tpl_sem"}
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path):
+    base = open_checkpoint(QUIET.write(tmp_path))
+    os.utime(tmp_path / "model.safetensors", (1, 1))
+    with pytest.raises(FormatError, match="changed while") as caught:
+        fingerprint(base)
+    assert caught.value.rule == "F-MUT-1"
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_snapshot_of_the_hub_cache_is_the_folder_that_it_links_to(tmp_path, shards):
+    model = replace(PLAIN, shards=shards)
+    plain = model.write(tmp_path / "plain")
+    repository = tmp_path / "models--org--tiny"
+    snapshot, blobs = repository / "snapshots" / ("ab" * 20), repository / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, path in enumerate(sorted(plain.iterdir())):
+        (blobs / f"{number:064x}").write_bytes(path.read_bytes())
+        (snapshot / path.name).symlink_to(f"../../blobs/{number:064x}")
+    assert ids_of(snapshot) == ids_of(plain)
+
+
+def test_old_records_without_the_later_ids_are_still_records(tmp_path):
+    now, _ = fingerprint(open_checkpoint(PLAIN.write(tmp_path)))
+    later = ("layout_id", "vocab_id", "tpl_sem")
+    old = BaseIds(**{name: value for name, value in vars(now).items() if name not in later})
+    assert [getattr(old, name) for name in later] == [None] * 3
+    assert old.differing(now) == [] and now.differing(old) == list(later)
+    assert replace(old, tok_id=None).differing(now) == ["tok_id"]
+
+
+def test_a_leaf_is_the_same_in_one_window_and_in_many(tmp_path, monkeypatch):
+    numbers = values((301, 7), 3)
+    tensors = {"f": stored(numbers, "F32"), "h": stored(numbers, "F16"), "b": stored(numbers, "BF16")}
+    base = open_checkpoint(replace(QUIET, tensors=tensors).write(tmp_path))
+    whole = {name: leaf_of(view) for name, view in base.items()}
+    monkeypatch.setattr("adreg.formats.leaves.WINDOW_BYTES", 64)
+    monkeypatch.setattr("adreg.formats.leaves.CHUNK_ELEMENTS", 5)
+    assert {name: leaf_of(view) for name, view in base.items()} == whole
+    assert whole["f"].values == whole["b"].stored != whole["f"].stored
+
+
+def test_tensors_without_elements_or_axes_have_leaves_wherever_they_lie(tmp_path):
+    odd = {"empty": Stored("F32", (0, 4), b""), "scalar": stored(np.full((), 2.5, np.float32), "F16")}
+    first = replace(QUIET, tensors={**odd, **QUIET.tensors})
+    last = replace(QUIET, tensors={**QUIET.tensors, **odd})
+    assert ids_of(first.write(tmp_path / "first")) == ids_of(last.write(tmp_path / "last"))
+
+
+@pytest.mark.parametrize("odd", [{"rope_scaling": [1]}, {"rope_theta": "x"}, {"head_dim": "x"}, {"hidden_size": "x"}, {"a": 0}])
+def test_a_configuration_that_means_nothing_is_refused_by_name(tmp_path, odd):
+    folder = QUIET.with_config(**odd).write(tmp_path)
+    if "a" in odd:
+        path = folder / "config.json"
+        path.write_text(path.read_text().replace('"a": 0', '"a": ' + "[" * 700 + "]" * 700))
+    with pytest.raises(FormatError, match=r"config\.json") as caught:
+        ids_of(folder)
+    assert caught.value.rule == "B-CFG-0"
+
+
+def test_the_values_of_a_float16_are_those_of_its_bfloat16_for_every_pattern(tmp_path):
+    patterns = np.arange(1 << 16, dtype="<u2").tobytes()
+    rounded = from_float32(to_float32(memoryview(patterns), "F16"), "BF16")
+    tensors = {"half": Stored("F16", (1 << 16,), patterns), "bf16": Stored("BF16", (1 << 16,), rounded)}
+    base = open_checkpoint(replace(QUIET, tensors=tensors).write(tmp_path))
+    assert leaf_of(base["half"]).values == leaf_of(base["bf16"]).stored
+
+
+MEASURE = """
+import sys
+from pathlib import Path
 from adreg.formats.checkpoint import open_checkpoint
-from adreg.formats.fingerprint import FileKey, Leaf, fingerprint
-from tests.builders import build_checkpoint
-
-ALL = {"arch_id", "weights_id", "content_id", "values_id", "cfg_id", "tok_id", "tpl_id"}
-
-
-def ids(folder, cache=None):
-    return vars(fingerprint(open_checkpoint(folder), cache)[0])
+from adreg.formats.leaves import leaf_of
+for view in open_checkpoint(Path(sys.argv[1])).values():
+    leaf_of(view)
+print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+"""
 
 
-def moved(one, two):
-    return {name for name in ALL if one[name] != two[name]}
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's own peak")
+@pytest.mark.parametrize(("dtype", "limit"), [("BF16", 70), ("F32", 140)])
+def test_a_large_checkpoint_passes_through_little_memory(tmp_path, dtype, limit):
+    size = {"BF16": 2, "F32": 4}[dtype]
+    folder = replace(QUIET, tensors={"model.norm.weight": Stored(dtype, (0,), b"")}).write(tmp_path)
+    header = b'{"w":{"dtype":"%s","shape":[%d],"data_offsets":[0,%d]}}' % (dtype.encode(), (1 << 28) // size, 1 << 28)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + (1 << 28))
+    done = subprocess.run([sys.executable, "-c", MEASURE, folder], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < limit * 1024, "kilobytes for a file of 256 MiB"
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory, tokenizer_folder):
-    return build_checkpoint(tmp_path_factory.mktemp("original") / "base", "llama", tokenizer_folder, vocab_size=300)
+@dataclass(frozen=True)
+class Halves:
+    """A weight stored as two side tensors: whole numbers, and the factor of each row."""
+
+    numbers: TensorView
+    factors: TensorView
+    shape: tuple[int, ...]
+    parts: tuple[str, ...]
+
+    def rows(self, start, stop):
+        numbers = np.frombuffer(self.numbers.data, "<i1").reshape(self.shape)[start:stop]
+        return (numbers * self.factors.float32()[start:stop, None]).astype(np.float32)
 
 
-@pytest.fixture
-def copy(original, tmp_path):
-    return shutil.copytree(original, tmp_path / "copy")
+@dataclass(frozen=True)
+class Quantised(Checkpoint):
+    @cached_property
+    def packed(self):
+        stems = [name.removesuffix(".q") for name in self if name.endswith(".q")]
+        return {f"{stem}.weight": self._halves(f"{stem}.q", f"{stem}.s") for stem in stems}
+
+    def _halves(self, numbers, factors):
+        return Halves(self[numbers], self[factors], self[numbers].shape, (numbers, factors))
 
 
-def rewrite(folder, change, metadata=None):
-    path = folder / "model.safetensors"
-    tensors = load_file(path)
-    tensors = change(tensors) or tensors
-    path.unlink()
-    save_file(tensors, path, metadata)
-    return folder
+def quantise(name, seed):
+    """(the float weight, its two parts): what is stored stands for it exactly."""
+    numbers = np.random.default_rng(seed).integers(-127, 127, (12, 8)).astype(np.int8)
+    factors = np.full(12, 1 / 128, np.float32)
+    stem = name.removesuffix(".weight")
+    parts = {f"{stem}.q": Stored("I8", (12, 8), numbers.tobytes()), f"{stem}.s": stored(factors, "F32")}
+    return stored((numbers * factors[:, None]).astype(np.float32)), parts
 
 
-def configure(folder, **changes):
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-    return folder
+def quantised_ids(folder, cache=None):
+    base = open_checkpoint(folder)
+    return vars(fingerprint(Quantised(base.folder, base.config, base.shards), cache)[0])
 
 
-def test_all_ids_are_there_and_repeat(original, copy):
-    assert all(ids(original).values()) and moved(ids(original), ids(copy)) == set()
+def test_quantised_weights_count_by_what_they_stand_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("adreg.formats.leaves.CHUNK_ELEMENTS", 24)  # three rows at a time
+    weight, parts = quantise(UP, 1)
+    original = replace(QUIET, tensors={**QUIET.tensors, UP: weight})
+    packed = replace(QUIET, tensors={name: tensor for name, tensor in QUIET.tensors.items() if name != UP} | parts)
+    one, two = ids_of(original.write(tmp_path / "one")), quantised_ids(packed.write(tmp_path / "two"))
+    assert moved(one, two) == {"weights_id", "layout_id", "content_id"}
+    flipped = {name: replace(tensor, data=b"\x01" + tensor.data[1:]) for name, tensor in parts.items() if name.endswith(".q")}
+    changed = replace(packed, tensors={**packed.tensors, **flipped})
+    assert moved(two, quantised_ids(changed.write(tmp_path / "three"))) == {"weights_id", "content_id", "values_id"}
 
 
-@pytest.mark.parametrize("shards", [2, 3, 5, 8])
-def test_sharding_moves_nothing(original, tmp_path, tokenizer_folder, shards):
-    again = build_checkpoint(tmp_path / "sharded", "llama", tokenizer_folder, shards=shards, vocab_size=300)
-    assert len(open_checkpoint(again).shards) > 1 and moved(ids(original), ids(again)) == set()
+def test_a_quantised_copy_of_the_embeddings_is_a_tied_head(tmp_path):
+    weight, parts = quantise(HEAD, 2)
+    plain = replace(QUIET, tensors={name: tensor for name, tensor in QUIET.tensors.items() if name != HEAD})
+    plain = replace(plain, tensors={**plain.tensors, EMBEDDINGS: weight})
+    one = ids_of(plain.write(tmp_path / "one"))
+    two = quantised_ids(replace(plain, tensors={**plain.tensors, **parts}).write(tmp_path / "two"))
+    assert moved(one, two) == {"weights_id", "layout_id"}
 
 
-def test_order_and_metadata_move_nothing(original, copy):
-    again = rewrite(copy, lambda tensors: dict(reversed(tensors.items())), {"format": "pt", "made": "elsewhere"})
-    assert moved(ids(original), ids(again)) == set()
-
-
-def test_a_prefix_moves_only_the_strict_id(original, copy):
-    again = rewrite(copy, lambda tensors: {f"language_model.{name}": value for name, value in tensors.items()})
-    assert moved(ids(original), ids(again)) == {"weights_id"}
-
-
-@pytest.mark.parametrize("kind", [torch.float32, torch.float16])
-def test_a_lossless_cast_keeps_the_values(copy, kind):
-    # what float16 cannot hold exactly is taken out first
-    plain = ids(rewrite(copy, lambda tensors: {name: value * (value.abs() > 1e-4) for name, value in tensors.items()}))
-    again = rewrite(copy, lambda tensors: {name: value.to(kind) for name, value in tensors.items()})
-    assert moved(plain, ids(again)) == {"weights_id", "content_id"}
-
-
-def test_writing_out_a_tied_head_moves_only_the_strict_id(original, copy):
-    def untie(tensors):
-        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
-
-    assert moved(ids(original), ids(rewrite(copy, untie))) == {"weights_id"}
-
-
-def test_one_flipped_bit_moves_every_weight_id(original, copy):
-    def flip(tensors):
-        tensors["model.layers.1.mlp.down_proj.weight"].view(torch.int16)[7, 9] ^= 1
-
-    assert moved(ids(original), ids(rewrite(copy, flip))) == {"weights_id", "content_id", "values_id"}
-
-
-def test_swapping_two_tensors_of_one_shape_is_noticed(original, copy):
-    def swap(tensors):
-        gate, up = "model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.up_proj.weight"
-        tensors[gate], tensors[up] = tensors[up], tensors[gate]
-
-    assert moved(ids(original), ids(rewrite(copy, swap))) == {"weights_id", "values_id"}
-
-
-ROPE = {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}
-MATTERS = [{"num_attention_heads": 2}, {"rms_norm_eps": 2e-6}, {"hidden_act": "gelu"}, ROPE, {"new_thing": 3}]
-
-
-@pytest.mark.parametrize("change", MATTERS)
-def test_a_number_that_matters_moves_cfg_id_alone(original, copy, change):
-    assert moved(ids(original), ids(configure(copy, **change))) == {"cfg_id"}
-
-
-def test_bookkeeping_and_spelling_of_the_configuration_move_nothing(original, copy):
-    config = json.loads((copy / "config.json").read_text())
-    theta = config.pop("rope_parameters")["rope_theta"]
-    config |= {
-        "rope_theta": theta,
-        "torch_dtype": "float32",
-        "transformers_version": "4.0",
-        "_name_or_path": "x",
-        "rms_norm_eps": 9.999999974752427e-07,
-    }
-    (copy / "config.json").write_text(json.dumps(config))
-    assert moved(ids(original), ids(copy)) == set()
-
-
-def test_one_vocabulary_entry_moves_tok_id_alone(original, copy):
-    path = copy / "tokenizer.json"
-    content = json.loads(path.read_text())
-    content["model"]["vocab"]["Ġzebra!"] = content["model"]["vocab"].pop(next(reversed(content["model"]["vocab"])))
-    path.write_text(json.dumps(content))
-    assert moved(ids(original), ids(copy)) == {"tok_id"}
-
-
-def test_the_template_counts_but_not_its_line_ends_or_its_place(original, copy):
-    template = (copy / "chat_template.jinja").read_text()
-    (copy / "chat_template.jinja").unlink()
-    path = copy / "tokenizer_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": template.replace("\n", "\r\n") + "\n\n"}))
-    assert moved(ids(original), ids(copy)) == set()
-    (copy / "chat_template.jinja").write_text(template.replace("user", "User") + " ")
-    path.write_text(json.dumps({"eos_token": "<|im_end|>"}))
-    assert moved(ids(original), ids(copy)) == ({"tpl_id"} if "user" in template else set())
-
-
-class Memory(dict[FileKey, dict[str, Leaf]]):
-    def put(self, key, leaves):
-        self[key] = leaves
-
-
-def test_the_cache_is_used_until_the_file_changes_and_never_for_a_young_file(copy):
-    cache = Memory()
-    before = ids(copy, cache)
-    assert not cache, "a file younger than the clock's grain must not be cached"
-    time.sleep(2.1)
-    ids(copy, cache)
-    ((key, leaves),) = cache.items()
-    cache[key] = dict.fromkeys(leaves, Leaf("0" * 64, "0" * 64))
-    assert ids(copy, cache)["weights_id"] != before["weights_id"], "the cache was not used"
-    rewrite(copy, lambda tensors: None)
-    assert ids(copy, cache)["weights_id"] == before["weights_id"], "a changed file must be read again"
+def test_dequantised_values_are_remembered_for_these_bytes_and_this_configuration(tmp_path, monkeypatch):
+    _, parts = quantise(UP, 1)
+    packed = replace(QUIET, tensors={name: tensor for name, tensor in QUIET.tensors.items() if name != UP} | parts)
+    folder, cache = packed.write(tmp_path), Memory()
+    age(folder)
+    before = quantised_ids(folder, cache)
+    monkeypatch.setattr(Halves, "rows", lambda self, start, stop: np.zeros((stop - start, 8), np.float32))
+    assert quantised_ids(folder, cache) == before
+    packed.with_config(quantization_config={"bits": 4}).write(tmp_path / "new")
+    (tmp_path / "new" / "config.json").replace(folder / "config.json")
+    assert moved(before, quantised_ids(folder, cache)) == {"values_id"}

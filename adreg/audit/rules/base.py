@@ -87,3 +87,22 @@ def base_identity(subject: Subject) -> Iterator[Seen]:
     elif found is Verdict.UNKNOWN:
         why, fix = "a wrong base of the same shape loads silently", "push it with --base"
         yield Seen("nobody recorded which base it was trained on", name, severity=Severity.WARN, why=why, fix=fix)
+
+
+@rule(
+    "B-QNT-1",
+    "a quantised or re-typed copy of the base of the training, or the original of one",
+    Severity.WARN,
+    Cost.BASE,
+    why="its answers differ a little from those of the training",
+    fix="compare them, or use the base of the training",
+    varies="it is a warning, and yet a merge needs `--allow B-QNT-1`",
+)
+def quantised_copy(subject: Subject) -> Iterator[Seen]:
+    if subject.verdict is not Verdict.QUANT_OF or subject.trained_on is None:
+        return
+    name, relative = subject.card.name, subject.card.relative(subject.trained_on.weights_id)
+    role = "a quantised or re-typed copy" if relative and relative.original else "the original"
+    score = f" (score {relative.score:.2f}, by {relative.evidence})" if relative else ""
+    message = f"{name} is {role} of the base that it was trained on{score}"
+    yield Seen(message, name, seen=Verdict.QUANT_OF.value, expected=Verdict.EXACT.value)

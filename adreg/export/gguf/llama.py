@@ -19,7 +19,7 @@ from adreg.export.targets import is_tied
 from adreg.export.tensors import PlannedTensor
 from adreg.formats.canonical import OUTPUT_HEAD, canonical_name, is_buffer
 from adreg.formats.checkpoint import Checkpoint
-from adreg.formats.gguf_checkpoint import BLOCK_NAMES, GLOBAL_NAMES
+from adreg.formats.gguf_names import BLOCK_NAMES, GLOBAL_NAMES
 from adreg.formats.modelconfig import head_dim, rope
 
 if TYPE_CHECKING:

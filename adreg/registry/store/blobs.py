@@ -6,20 +6,21 @@ import errno
 import hashlib
 import os
 import re
+import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
-from adreg.errors import FormatError, IntegrityError
+from adreg.errors import IntegrityError
 from adreg.formats.atomic import disk_errors, sync
+from adreg.registry.store.copies import PIECE, Copy, copy_file
 from adreg.registry.store.filesystem import reflink
 
-PIECE = 1 << 20
+UNSHARED = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
 DIGEST = re.compile("sha256:[0-9a-f]{64}", re.ASCII)
 
 
@@ -47,9 +48,20 @@ class BlobStore:
 
     def put(self, source: Path) -> Blob:
         """Copy the file `source` in. Raises `StorageError` (nothing left behind) or `FormatError` if it moves."""
-        with self.temporary() as temporary:
-            digest, size = _copy_hashing(source, temporary)
-            return Blob(digest, size, self.publish(temporary, digest))
+        with self.staged({"": source}) as copies:
+            return self.publish_copy(copies[""])
+
+    @contextmanager
+    def staged(self, sources: Mapping[str, Path]) -> Iterator[dict[str, Copy]]:
+        """Copies of files under `tmp/`, hashed and synced while the caller looks at them; gone unless published."""
+        with ExitStack() as stack, disk_errors(self.home):
+            workers = stack.enter_context(ThreadPoolExecutor(2))
+            yield {name: copy_file(source, stack.enter_context(self.temporary()), workers) for name, source in sources.items()}
+
+    def publish_copy(self, copy: Copy) -> Blob:
+        """Move a staged copy to its place."""
+        digest = copy.digest()
+        return Blob(digest, copy.size, self.publish(copy.path, digest))
 
     @contextmanager
     def temporary(self) -> Iterator[Path]:
@@ -71,8 +83,22 @@ class BlobStore:
         new = not final.exists()
         final.parent.mkdir(parents=True, exist_ok=True)
         temporary.chmod(0o444)
+        _age(temporary)
         temporary.replace(final)
         return new
+
+    def renew(self, digest: str) -> bool:
+        """Give a stored blob a new age, so that a clean-up leaves it to the caller's lease; False where there is none."""
+        try:
+            _age(self.path(digest))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def any(self) -> bool:
+        """Whether any blob was ever stored."""
+        folder = self.home / "blobs" / "sha256"
+        return folder.is_dir() and any(folder.iterdir())
 
     def settle(self, digests: Iterable[str]) -> None:
         """Make sure that published blobs keep their names when the power fails."""
@@ -95,6 +121,17 @@ class BlobStore:
                     written.write(piece)
         _require(digest, hasher.hexdigest())
 
+    def link_out(self, digest: str, target: Path) -> bool:
+        """Make `target` another name of the blob itself, checked; False where the file system does not share files."""
+        self.check(digest)
+        try:
+            os.link(self.path(digest), target)
+        except OSError as error:
+            if error.errno in UNSHARED:
+                return False
+            raise
+        return True
+
     def check(self, digest: str) -> None:
         """Read every byte of a blob. Raises `IntegrityError` when it is missing or damaged."""
         with self.open(digest) as source:
@@ -113,49 +150,12 @@ class BlobStore:
             raise IntegrityError(f"blob {digest} is missing from {self.home / 'blobs'}") from None
 
 
+def _age(path: Path) -> None:
+    """Date a file with this machine's clock, which leases are taken by; a file server's may differ."""
+    now = time.time()
+    os.utime(path, (now, now))
+
+
 def _require(digest: str, found: str) -> None:
     if f"sha256:{found}" != digest:
         raise IntegrityError(f"blob {digest} is damaged: its bytes hash to sha256:{found}")
-
-
-def _copy_hashing(source: Path, target: Path) -> tuple[str, int]:
-    """Copy a regular file (no link) that stays the same meanwhile, and hash the copy while the disk writes it."""
-    with _open_plain(source) as read, target.open("x+b") as written:
-        before = os.fstat(read.fileno())
-        size = _copy(read, written, before.st_size)
-        with ThreadPoolExecutor(1) as disk:
-            synced = disk.submit(os.fsync, written.fileno())
-            digest = _hash(written.fileno(), size)
-            synced.result()
-        after = os.fstat(read.fileno())
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or size != before.st_size:
-        raise FormatError(source, "changed while it was being read", "F-MUT-1")
-    return digest, size
-
-
-def _copy(source: BinaryIO, target: BinaryIO, size: int) -> int:
-    """Copy everything, sharing blocks where the file system can; the number of bytes."""
-    if reflink(source, target):
-        return os.fstat(target.fileno()).st_size
-    buffer, done = bytearray(PIECE), 0
-    while count := source.readinto(buffer):  # type: ignore[attr-defined]
-        done += target.write(memoryview(buffer)[:count])
-    target.flush()
-    return done
-
-
-def _hash(handle: int, size: int) -> str:
-    hasher, buffer = hashlib.sha256(), bytearray(PIECE)
-    for offset in range(0, size, PIECE):
-        count = os.preadv(handle, [buffer], offset)
-        hasher.update(memoryview(buffer)[:count])
-    return f"sha256:{hasher.hexdigest()}"
-
-
-def _open_plain(source: Path) -> BinaryIO:
-    try:
-        return os.fdopen(os.open(source, os.O_RDONLY | os.O_NOFOLLOW), "rb")
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise FormatError(source, "is a symbolic link; copy the file itself", "F-DIR-1") from error
-        raise

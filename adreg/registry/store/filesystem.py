@@ -25,6 +25,7 @@ LOCAL = frozenset(
         "zfs",
     )
 )
+HERE, EXCHANGE = -100, 2  # linux/fcntl.h and linux/fs.h: AT_FDCWD, RENAME_EXCHANGE
 FICLONE = 0x40049409  # linux/fs.h: share the blocks of one file with another, copied when one of them is written
 
 
@@ -47,6 +48,11 @@ def is_local(path: Path) -> bool:
     return filesystem_of(path) in LOCAL
 
 
+def is_read_only(path: Path) -> bool:
+    """Whether nobody can write on the file system that holds `path`."""
+    return bool(os.statvfs(_existing(path)).f_flag & os.ST_RDONLY)
+
+
 def reflink(source: BinaryIO, target: BinaryIO) -> bool:
     """Make `target` share the blocks of `source`; False where the file system cannot."""
     try:
@@ -56,6 +62,14 @@ def reflink(source: BinaryIO, target: BinaryIO) -> bool:
     except (ImportError, OSError):
         return False
     return True
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step, which no kill can fall into; False where the system cannot. Source: renameat2(2)."""
+    import ctypes
+
+    swap = getattr(ctypes.CDLL(None), "renameat2", None)
+    return swap is not None and swap(HERE, os.fsencode(one), HERE, os.fsencode(other), EXCHANGE) == 0
 
 
 def _existing(path: Path) -> Path:

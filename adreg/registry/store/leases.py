@@ -29,11 +29,11 @@ class Lease:
 
 
 @contextmanager
-def lease(db: Database, purpose: str) -> Iterator[Lease]:
-    """Hold a lease for the time of a `with` block."""
+def lease(db: Database, purpose: str, since: float | None = None) -> Iterator[Lease]:
+    """Hold a lease for the time of a `with` block. It guards what is stored from `since` on (seconds since 1970; or now)."""
     with transaction(db):
         now = time.time()
-        row = [f"{socket.gethostname()}:{os.getpid()}", purpose, now, now + SECONDS]
+        row = [f"{socket.gethostname()}:{os.getpid()}", purpose, now if since is None else since, now + SECONDS]
         cursor = db.execute("insert into lease (owner, purpose, taken_at, expires_at) values (?, ?, ?, ?)", row)
     taken = Lease(db, cursor.lastrowid or 0)
     try:
@@ -69,6 +69,6 @@ def _lives(owner: str) -> bool:
         os.kill(int(process), 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except (PermissionError, ValueError, OverflowError):
         return True
     return True

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 import uuid
+from typing import TYPE_CHECKING
 
 from adreg.registry.store.chain import link_events
-from adreg.registry.store.sqlite import Database, Migrations
+from adreg.registry.store.sqlite import Database, import_sqlite_utils
+
+if TYPE_CHECKING:
+    from sqlite_utils import Migrations
 
 APPLICATION_ID = 0x61647267  # "adrg"
-
-migrations = Migrations("adreg")
 
 FIRST = """
 create table base (
@@ -119,14 +121,12 @@ create trigger event_stays before delete on event begin select raise(abort, 'his
 """
 
 
-@migrations()
 def m001_first(db: Database) -> None:
     """Bases, adapters, versions, aliases, runs, artifacts, blobs, events and the cache of leaves."""
     for statement in _statements(FIRST):
         db.execute(statement)
 
 
-@migrations()
 def m002_trust(db: Database) -> None:
     """Leases, tokens, remotes, tags, notes, yanks, parents, search, relations of bases, and a history in a hash chain."""
     for statement in _statements(SECOND):
@@ -135,6 +135,37 @@ def m002_trust(db: Database) -> None:
     link_events(db)
     for statement in _statements(SEALED_HISTORY):
         db.execute(statement)
+
+
+STEPS = (m001_first, m002_trust)
+
+
+def applied(db: Database) -> list[str]:
+    """The names of the steps that were taken, in their order; empty for a new file."""
+    if db.execute("select 1 from sqlite_master where name = '_sqlite_migrations'").fetchone() is None:
+        return []
+    return [row[0] for row in db.execute("select name from _sqlite_migrations where migration_set = 'adreg' order by rowid")]
+
+
+def pending(db: Database) -> list[str]:
+    """The names of the steps to be taken."""
+    taken = applied(db)
+    return [step.__name__ for step in STEPS if step.__name__ not in taken]
+
+
+def migrate(db: Database) -> None:
+    """Take every pending step; the caller holds the transaction."""
+    import_sqlite_utils()
+    from sqlite_utils import Database as Tables
+    from sqlite_utils import Migrations
+
+    _registered(Migrations("adreg"), db).apply(Tables(db.conn, execute_plugins=False))
+
+
+def _registered(migrations: Migrations, db: Database) -> Migrations:
+    for step in STEPS:
+        migrations(name=step.__name__)(lambda _, step=step: step(db))
+    return migrations
 
 
 def _statements(script: str) -> list[str]:

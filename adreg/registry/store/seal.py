@@ -14,6 +14,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from adreg.formats.atomic import sync
 from adreg.registry.store.sqlite import Database
 
 
@@ -31,16 +32,28 @@ def seal_path(database: Path) -> Path:
 
 def check_seal(db: Database, database: Path) -> Seal:
     """Compare the database with its seal. The caller holds the write lock, or nobody else writes."""
-    try:
-        sealed = seal_path(database).read_text(encoding="ascii", errors="replace").strip()
-    except FileNotFoundError:
+    sealed = _read(database)
+    if sealed is None:
         return Seal.MISSING
-    return Seal.INTACT if sealed == _digest(db) else Seal.BROKEN
+    try:
+        return Seal.INTACT if sealed == _digest(db) else Seal.BROKEN
+    except sqlite3.OperationalError:  # it cannot even be read whole
+        return Seal.BROKEN
+
+
+def sealed_here(db: Database, database: Path) -> bool:
+    """Whether the seal is the one that this connection wrote: then nobody else has written since."""
+    return db.sealed != "" and _read(database) == db.sealed
 
 
 def break_seal(database: Path) -> None:
-    """Remove the seal, before a change."""
+    """Remove the seal, before a change.
+
+    That must be on disk before the change is: a rollback journal has its folder synced first, a write-ahead log has not.
+    """
     seal_path(database).unlink(missing_ok=True)
+    if database.with_name(database.name + "-wal").exists():
+        sync(database.parent)
 
 
 def write_seal(db: Database, database: Path) -> None:
@@ -54,19 +67,28 @@ def write_seal(db: Database, database: Path) -> None:
         try:
             log = database.with_name(database.name + "-wal")
             if not log.exists() or log.stat().st_size == 0:
-                _publish(seal_path(database), _digest(db))
+                db.sealed = _digest(db)
+                _publish(seal_path(database), db.sealed)
         finally:
             db.execute("rollback")
 
 
+def _read(database: Path) -> str | None:
+    try:
+        return seal_path(database).read_bytes().decode("ascii", "replace")
+    except FileNotFoundError:
+        return None
+
+
 def _digest(db: Database) -> str:
-    return "b3:" + blake3(db.conn.serialize()).hexdigest()
+    return f"b3:{blake3(db.conn.serialize()).hexdigest()}\n"
 
 
 def _publish(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        temporary.write_text(text + "\n", encoding="ascii")
+        temporary.write_text(text, encoding="ascii")
+        sync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

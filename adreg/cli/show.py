@@ -1,0 +1,125 @@
+"""`adreg show`: one version, with everything that is known of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adreg.cli.common import Json, Quiet, Ref, registry
+from adreg.cli.output import Output, age, size
+from adreg.references import parse_reference
+
+if TYPE_CHECKING:
+    from adreg.registry.manifest import Parent
+    from adreg.registry.records import ArtifactRecord, VersionRecord
+
+EVIDENCE = {
+    "recorded": "recorded by the training",
+    "declared": "declared by who pushed it",
+    "none": "nobody recorded it",
+}
+Pairs = list[tuple[str, str]]
+
+
+def show(ref: Ref, json: Json = False, quiet: Quiet = False) -> None:
+    """Show one version: what it is, what it was trained on, what was made of it."""
+    found = registry()
+    version = found.adapters.resolve(parse_reference(ref))
+    run = found.runs.get(version.run) if version.run else None
+    artifacts, parents = found.artifacts.of(version), found.adapters.parents(version)
+    protected = [alias.name for alias in found.adapters.aliases(version.adapter) if alias.protected]
+    described = found.labels.description(version.adapter)
+    value = {
+        **version.as_json(),
+        "description": described,
+        "protected": [alias for alias in version.aliases if alias in protected],
+        "parents": [vars(parent) for parent in parents],
+        "artifacts": [vars(artifact) for artifact in artifacts],
+        "run": run,
+    }
+    pairs = [
+        *_labels(version, described, protected),
+        *_origin(version, run, parents),
+        *_content(version),
+        *(pair for artifact in artifacts for pair in _artifact(artifact)),
+    ]
+    Output(json, quiet).fields(value, "reference", pairs)
+
+
+def _labels(version: VersionRecord, described: str, protected: list[str]) -> Pairs:
+    aliases = [f"{alias} (protected)" if alias in protected else alias for alias in version.aliases]
+    pairs = [("reference", version.reference)]
+    if version.yanked is not None:
+        pairs.append(("yanked", version.yanked or "without a reason"))
+    optional = (("description", described), ("notes", version.notes), ("tags", ", ".join(version.tags)))
+    return [
+        *pairs,
+        ("digest", version.digest),
+        ("aliases", ", ".join(aliases) or "-"),
+        *((label, text) for label, text in optional if text),
+    ]
+
+
+def _origin(version: VersionRecord, run: dict[str, Any] | None, parents: list[Parent]) -> Pairs:
+    summary = version.summary
+    pairs = [("base", f"{version.base or summary.get('base_claim') or '-'} ({EVIDENCE[summary.get('evidence', 'none')]})")]
+    if version.weights_id:
+        pairs.append(("weights id", version.weights_id))
+    pairs += [("parent", f"{parent.reference} {parent.relation} ({parent.digest[7:19]})") for parent in parents]
+    if run:
+        pairs += [("run", run_line(run)), *(("data", data_line(file)) for file in run.get("data") or [])]
+    origin = "" if version.origin in ("", "push") else f", from {version.origin}"
+    return [*pairs, ("created", f"{version.created_at} ({age(version.created_at)}){origin}")]
+
+
+def _content(version: VersionRecord) -> Pairs:
+    summary = version.summary
+    scaling = "alpha/√r" if summary["rslora"] else "alpha/r"
+    return [
+        ("LoRA", f"r={summary['rank']}, alpha={summary['alpha']:g} ({scaling}) on {', '.join(summary['targets'])}"),
+        ("parameters", f"{summary['parameters']:,} in {summary['modules']} modules, {summary['dtype']}"),
+        ("size", size(version.size)),
+        *(("file", f"{digest[7:19]}  {path}") for path, digest in version.files.items()),
+    ]
+
+
+def _artifact(artifact: ArtifactRecord) -> Pairs:
+    here = "" if Path(artifact.path).exists() else ", no longer there"
+    told = f"{artifact.kind}  {artifact.path} ({size(artifact.size)}, {artifact.digest[7:19]}{here})"
+    others = [source["reference"] for source in artifact.sources if source["reference"] != artifact.reference]
+    pairs = [("artifact", told)]
+    if others:
+        pairs.append(("", f"together with {', '.join(others)}"))
+    if artifact.verification:
+        pairs.append(("", proof_line(artifact.verification)))
+    return pairs
+
+
+def proof_line(proof: dict[str, Any]) -> str:
+    """How an artifact agreed with the adapter on its base."""
+    told = "verified" if proof.get("passed") else "NOT verified"
+    effect = proof.get("adapter_effect")
+    figures = [
+        f"{proof.get('tokenization_differences', '?')} of {proof.get('lines', '?')} lines tokenised differently",
+        f"|Δ log p| max {proof.get('max_delta_logprob', float('nan')):.4f}",
+        f"likeliest token the same at {proof.get('top1_agreement', float('nan')):.0%}",
+        *([] if effect is None else [f"effect {effect:.2f}"]),
+    ]
+    return f"{told}: {', '.join(figures)}"
+
+
+def run_line(run: dict[str, Any]) -> str:
+    """A training in a line: its id, how it ended, its losses."""
+    scores = run.get("eval") or {}
+    told = f"{str(run['id'])[:12]}, {run.get('outcome', 'finished')}"
+    if run.get("steps"):
+        told += f", {run['steps']} steps"
+    if scores.get("base") and scores.get("adapter"):
+        told += f", held-out loss {scores['base']:.2f} → {scores['adapter']:.2f}"
+    return told
+
+
+def data_line(file: dict[str, Any]) -> str:
+    """A training file in a line: its name, rows and digest."""
+    rows = f", {file['rows']} rows" if file.get("rows") else ""
+    return f"{str(file.get('sha256') or '-')[:12]}  {Path(str(file.get('path'))).name}{rows}"
