@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from adreg.audit.rule import Rule
-from adreg.audit.rules import base, duplicates, file, keys, quality, readiness, supply, tokenizer
+from adreg.audit.rules import base, config, duplicates, file, folder, keys, quality, readiness, spectral, supply, tokenizer
 from adreg.audit.subject import Subject
 
 
@@ -18,7 +18,7 @@ def rules_of(module: ModuleType) -> Iterator[Rule[Any]]:
 
 RULES: tuple[Rule[Subject], ...] = tuple(
     found
-    for module in (file, keys, base, tokenizer, quality, duplicates, supply, readiness)
+    for module in (file, folder, keys, config, base, tokenizer, quality, spectral, duplicates, supply, readiness)
     for found in sorted(rules_of(module), key=lambda found: found.id)
 )
 BY_ID = {found.id: found for found in RULES}

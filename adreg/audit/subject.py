@@ -9,26 +9,36 @@ from pathlib import Path
 
 from adreg.audit.basecard import BaseCard
 from adreg.audit.findings import Verdict
+from adreg.audit.kinship import Kinship, kinships
 from adreg.errors import FormatError
-from adreg.formats.adapter import Adapter, LoraModule
+from adreg.formats.adapter import CONFIG, WEIGHTS, Adapter, LoraModule
 from adreg.formats.adapterfamily import Family
 from adreg.formats.checkpoint import Checkpoint
 from adreg.formats.fingerprint import BaseIds
-from adreg.formats.inspection import Inspection
+from adreg.formats.inspection import Inspection, inspect_files
 from adreg.formats.safetensors import TensorView
+from adreg.formats.spectra import Spectrum
 from adreg.formats.strictjson import JsonObject
 from adreg.formats.tokenizer import TokenizerFiles
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """Another adapter of the same registry: its reference, the SHA-256 of its weights file, its opened view, and
-    the ids of the base it was trained on."""
+    """Another adapter of the same registry: its reference, the SHA-256 of its weights file, the ids of the base it was
+    trained on, where its two files lie (by name), and the id of its tensors whatever their file's metadata."""
 
     reference: str
     weights_sha256: str
-    adapter: Adapter | None = None
     trained_on: BaseIds | None = None
+    files: Mapping[str, Path] = field(default_factory=dict)
+    tensors_id: str = ""
+
+    @cached_property
+    def adapter(self) -> Adapter | None:
+        """Its plain LoRA view, or None where it is anything else or its files are not at hand; opened when asked for."""
+        if not {CONFIG, WEIGHTS} <= set(self.files):
+            return None
+        return inspect_files({name: self.files[name] for name in (CONFIG, WEIGHTS)}).adapter
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,7 @@ class RegistryFacts:
     name: str = ""
     names: tuple[str, ...] = ()
     weights_sha256: str = ""
+    tensors_id: str = ""
     neighbours: tuple[Neighbour, ...] = ()
     parents: tuple[ParentFact, ...] = ()
 
@@ -109,6 +120,19 @@ class Subject:
         if self.base is None:
             raise LookupError("a rule of another cost than `base` asked for the base card")
         return self.base
+
+    @property
+    def spectra(self) -> tuple[Spectrum, ...]:
+        """The singular values of every finite update, read once."""
+        return self.inspection.spectra
+
+    @cached_property
+    def kinships(self) -> dict[str, Kinship]:
+        """How like each neighbour it is, by reference; reads the neighbours' tensors, once."""
+        if self.adapter is None:
+            return {}
+        opened = ((one.reference, one.adapter) for one in self.registry.neighbours)
+        return kinships(self.adapter, {reference: adapter for reference, adapter in opened if adapter})
 
     @cached_property
     def verdict(self) -> Verdict:

@@ -17,6 +17,7 @@ from adreg.formats.adapterconfig import ConfigSurvey, survey_adapter_config
 from adreg.formats.adapterfamily import Family, recognise
 from adreg.formats.listing import Entry, list_files, list_folder
 from adreg.formats.safetensors import SafetensorsFile, Survey, survey_safetensors
+from adreg.formats.spectra import Spectrum, spectra_of
 from adreg.formats.strictjson import JsonObject
 
 TEXT_LIMIT = 1_000_000
@@ -61,6 +62,11 @@ class Inspection:
         if self.config.config is None or not self.weights_sound or self.weights.file is None:
             return None
         return assemble_adapter(self.config.config, self.weights.file)
+
+    @cached_property
+    def spectra(self) -> tuple[Spectrum, ...]:
+        """The singular values of every finite update of the plain LoRA view; reads its tensors."""
+        return spectra_of(self.adapter.modules) if self.adapter else ()
 
     def name_of(self, path: Path) -> str:
         """The name under which `path` belongs to the adapter: blobs of a store have other names."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 from adreg.audit.findings import Severity
+from adreg.audit.kinship import ENOUGH, Between, Kinship, inner_products, mixture
 from adreg.audit.rule import Cost, Seen, rule
-from adreg.audit.subject import Subject
+from adreg.audit.subject import Neighbour, Subject
+from adreg.formats.fingerprint import BaseIds
+
+SAME_FUNCTION = 0.999
+SAME_STRENGTH = 0.01
 
 
 @rule(
@@ -18,7 +24,98 @@ from adreg.audit.subject import Subject
     fix="point an alias at the version that is there",
 )
 def same_file(subject: Subject) -> Iterator[Seen]:
+    for neighbour in subject.registry.neighbours:
+        if _same_tensors(subject, neighbour):
+            yield Seen(f"has the weights of {neighbour.reference}", neighbour.reference, seen=neighbour.weights_sha256)
+
+
+def _same_tensors(subject: Subject, neighbour: Neighbour) -> bool:
+    """By the file's bytes, or by the tensors in it whatever its metadata and their order."""
     known = subject.registry
-    for neighbour in known.neighbours:
-        if known.weights_sha256 and neighbour.weights_sha256 == known.weights_sha256:
-            yield Seen(f"has the weights of {neighbour.reference}", neighbour.reference, seen=known.weights_sha256)
+    same_bytes = known.weights_sha256 and neighbour.weights_sha256 == known.weights_sha256
+    return bool(same_bytes or (known.tensors_id and neighbour.tensors_id == known.tensors_id))
+
+
+@rule(
+    "D-DUP-2",
+    "another adapter that does the same with other factors",
+    Severity.WARN,
+    Cost.TENSORS,
+    why="a copy that was rotated or resized, or saved in another type: two names for one thing",
+    fix="point an alias at the version that is there",
+)
+def same_function(subject: Subject) -> Iterator[Seen]:
+    for neighbour, kin in _kin(subject):
+        if _same(kin):
+            message = f"does what {neighbour.reference} does"
+            yield Seen(message, neighbour.reference, seen=f"cosine {kin.cosine:.6f}", expected=f"under {SAME_FUNCTION}")
+
+
+def _same(kin: Kinship) -> bool:
+    return kin.cosine >= SAME_FUNCTION and math.isclose(kin.norm, kin.other_norm, rel_tol=SAME_STRENGTH)
+
+
+def _kin(subject: Subject) -> Iterator[tuple[Neighbour, Kinship]]:
+    """The neighbours that have other bytes and touch the same weights, with how like them this adapter is."""
+    for neighbour in subject.registry.neighbours:
+        kin = None if _same_tensors(subject, neighbour) else subject.kinships.get(neighbour.reference)
+        if kin is not None:
+            yield neighbour, kin
+
+
+@rule(
+    "D-SUB-1",
+    "an unrecorded merge of other adapters",
+    Severity.INFO,
+    Cost.TENSORS,
+    why="its parents' data, licences and faults are its own; adapters can each be harmless and harmful together",
+    fix="record the parents, and audit what is served together",
+)
+def hidden_merge(subject: Subject) -> Iterator[Seen]:
+    recorded = {parent.found.reference for parent in subject.registry.parents if parent.found}
+    related = {neighbour.reference: kin for neighbour, kin in _kin(subject)}
+    if any(map(_same, related.values())) or any(_same_tensors(subject, one) for one in subject.registry.neighbours):
+        return
+    found = mixture(related, _between(subject))
+    if found.residual < ENOUGH and not set(found.weights) <= recorded:
+        told = " + ".join(f"{weight:.3g} x {reference}" for reference, weight in sorted(found.weights.items()))
+        where = ", ".join(sorted(found.weights))
+        yield Seen(f"is {told}", where, seen=f"residual {found.residual:.1e}", expected=f"above {ENOUGH}")
+
+
+def _between(subject: Subject) -> Between:
+    """The inner products of one neighbour with others, by reference."""
+    opened = {neighbour.reference: neighbour.adapter for neighbour in subject.registry.neighbours}
+    adapters = {reference: adapter for reference, adapter in opened.items() if adapter}
+
+    def between(one: str, others: Sequence[str]) -> Mapping[str, float]:
+        return inner_products(adapters[one], {other: adapters[other] for other in others})[1]
+
+    return between
+
+
+@rule(
+    "D-LIN-1",
+    "a declared parent that cannot be one",
+    Severity.ERR,
+    Cost.HEADER,
+    why="the history that it tells is not true, and nobody can reproduce it from there",
+    fix="push it again with the parents that it has",
+    varies="warn for a parent that this registry does not hold",
+)
+def lineage(subject: Subject) -> Iterator[Seen]:
+    for parent in subject.registry.parents:
+        if parent.ancestor_of_itself:
+            yield Seen(f"{parent.reference} descends from this very version", parent.reference, seen="a cycle")
+        elif parent.found is None:
+            message, fix = f"its parent {parent.reference} is not in this registry", "push or pull the parent as well"
+            yield Seen(message, parent.reference, seen="absent", severity=Severity.WARN, fix=fix)
+        elif not _same_base(subject.trained_on, parent.found.trained_on):
+            yield Seen(f"its parent {parent.reference} was trained on another base", parent.reference, seen="another base")
+
+
+def _same_base(one: BaseIds | None, other: BaseIds | None) -> bool:
+    """Whether both were trained on the same values, as far as both are known."""
+    if one is None or other is None:
+        return True
+    return one.weights_id == other.weights_id or one.values_id == other.values_id

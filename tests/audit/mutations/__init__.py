@@ -64,17 +64,24 @@ def configure(**changes: Any) -> Callable[[Path], None]:
 
 
 def tensors(change: Callable[[dict[str, Array]], None]) -> Callable[[Path], None]:
-    """Change the weights file's tensors (numpy; bf16 as ml_dtypes); metadata stays."""
+    """Change the weights file's tensors. Those in bf16 are shown as float32, and all float32 of such a file become bf16."""
 
     def apply(folder: Path) -> None:
-        from safetensors.numpy import load_file, save_file
+        import torch
+        from safetensors.torch import load_file, save_file
 
         path = folder / WEIGHTS
-        loaded = load_file(path)
+        stored = load_file(path)
+        brief = any(value.dtype is torch.bfloat16 for value in stored.values())
+        loaded = {name: (value.float() if brief else value).numpy() for name, value in stored.items()}
         change(loaded)
-        kept = {name: np.ascontiguousarray(value) for name, value in loaded.items()}
+        kept = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in loaded.items()}
         path.unlink()
-        save_file(kept, path, {"format": "pt"})
+        save_file(
+            {name: value.bfloat16() if brief and value.dtype is torch.float32 else value for name, value in kept.items()},
+            path,
+            {"format": "pt"},
+        )
 
     return apply
 
