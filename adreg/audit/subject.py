@@ -25,13 +25,12 @@ from adreg.formats.tokenizer import TokenizerFiles
 @dataclass(frozen=True)
 class Neighbour:
     """Another adapter of the same registry: its reference, the SHA-256 of its weights file, the ids of the base it was
-    trained on, where its two files lie (by name), and the id of its tensors whatever their file's metadata."""
+    trained on, and where its two files lie, by name."""
 
     reference: str
     weights_sha256: str
     trained_on: BaseIds | None = None
     files: Mapping[str, Path] = field(default_factory=dict)
-    tensors_id: str = ""
 
     @cached_property
     def adapter(self) -> Adapter | None:
@@ -58,7 +57,6 @@ class RegistryFacts:
     name: str = ""
     names: tuple[str, ...] = ()
     weights_sha256: str = ""
-    tensors_id: str = ""
     neighbours: tuple[Neighbour, ...] = ()
     parents: tuple[ParentFact, ...] = ()
 

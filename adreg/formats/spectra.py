@@ -42,7 +42,7 @@ class Factors:
         """A matrix with the singular values of the update; no side is longer than the rank."""
         return self.scaling * (_triangle(self.left) @ _triangle(self.right.T).T)
 
-    @property
+    @cached_property
     def norm(self) -> float:
         """The Frobenius norm of the update."""
         import numpy as np

@@ -138,15 +138,15 @@ class Adapters:
 
     def subject(self, version: VersionRecord, base: BaseCard | None, target: str = "adreg") -> Subject:
         """The version as the audit sees it. Raises `IntegrityError` where a blob is missing."""
-        from adreg.audit.subject import RegistryFacts, Subject
-        from adreg.formats.adapter import WEIGHTS
+        from adreg.audit.subject import Subject
         from adreg.formats.inspection import inspect_files
+        from adreg.registry.neighbours import facts_of
 
         files = {path: self.blobs.path(digest) for path, digest in version.files.items()}
         for path, blob in files.items():
             if not blob.exists():
                 raise IntegrityError(f"blob {version.files[path]} ({path}) is missing")
-        facts = RegistryFacts(name=version.adapter, weights_sha256=version.files[WEIGHTS])
+        facts = facts_of(self.db, self.blobs, version, self.parents(version))
         return Subject(inspect_files(files), version.trained_on, base, target=target, registry=facts)
 
     def pull(self, version: VersionRecord, folder: Path, hardlink: bool = False) -> None:

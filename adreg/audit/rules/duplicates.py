@@ -25,15 +25,12 @@ SAME_STRENGTH = 0.01
 )
 def same_file(subject: Subject) -> Iterator[Seen]:
     for neighbour in subject.registry.neighbours:
-        if _same_tensors(subject, neighbour):
+        if _same_file(subject, neighbour):
             yield Seen(f"has the weights of {neighbour.reference}", neighbour.reference, seen=neighbour.weights_sha256)
 
 
-def _same_tensors(subject: Subject, neighbour: Neighbour) -> bool:
-    """By the file's bytes, or by the tensors in it whatever its metadata and their order."""
-    known = subject.registry
-    same_bytes = known.weights_sha256 and neighbour.weights_sha256 == known.weights_sha256
-    return bool(same_bytes or (known.tensors_id and neighbour.tensors_id == known.tensors_id))
+def _same_file(subject: Subject, neighbour: Neighbour) -> bool:
+    return bool(subject.registry.weights_sha256) and neighbour.weights_sha256 == subject.registry.weights_sha256
 
 
 @rule(
@@ -43,22 +40,33 @@ def _same_tensors(subject: Subject, neighbour: Neighbour) -> bool:
     Cost.TENSORS,
     why="a copy that was rotated or resized, or saved in another type: two names for one thing",
     fix="point an alias at the version that is there",
+    varies="info where even the tensors are the same, and only the file's metadata or order differ",
 )
 def same_function(subject: Subject) -> Iterator[Seen]:
     for neighbour, kin in _kin(subject):
         if _same(kin):
-            message = f"does what {neighbour.reference} does"
-            yield Seen(message, neighbour.reference, seen=f"cosine {kin.cosine:.6f}", expected=f"under {SAME_FUNCTION}")
+            severity = Severity.INFO if _same_tensors(subject, neighbour) else None
+            message, seen = f"does what {neighbour.reference} does", f"cosine {kin.cosine:.6f}"
+            yield Seen(message, neighbour.reference, seen=seen, expected=f"under {SAME_FUNCTION}", severity=severity)
 
 
 def _same(kin: Kinship) -> bool:
     return kin.cosine >= SAME_FUNCTION and math.isclose(kin.norm, kin.other_norm, rel_tol=SAME_STRENGTH)
 
 
+def _same_tensors(subject: Subject, neighbour: Neighbour) -> bool:
+    """Whether both files hold the same names, types, shapes and bytes, in whatever order."""
+    ours, theirs = subject.tensors, neighbour.adapter.file if neighbour.adapter else {}
+    return ours.keys() == theirs.keys() and all(
+        (view.dtype, view.shape) == (theirs[name].dtype, theirs[name].shape) and view.data == theirs[name].data
+        for name, view in ours.items()
+    )
+
+
 def _kin(subject: Subject) -> Iterator[tuple[Neighbour, Kinship]]:
     """The neighbours that have other bytes and touch the same weights, with how like them this adapter is."""
     for neighbour in subject.registry.neighbours:
-        kin = None if _same_tensors(subject, neighbour) else subject.kinships.get(neighbour.reference)
+        kin = None if _same_file(subject, neighbour) else subject.kinships.get(neighbour.reference)
         if kin is not None:
             yield neighbour, kin
 
@@ -74,7 +82,7 @@ def _kin(subject: Subject) -> Iterator[tuple[Neighbour, Kinship]]:
 def hidden_merge(subject: Subject) -> Iterator[Seen]:
     recorded = {parent.found.reference for parent in subject.registry.parents if parent.found}
     related = {neighbour.reference: kin for neighbour, kin in _kin(subject)}
-    if any(map(_same, related.values())) or any(_same_tensors(subject, one) for one in subject.registry.neighbours):
+    if any(map(_same, related.values())) or any(_same_file(subject, one) for one in subject.registry.neighbours):
         return
     found = mixture(related, _between(subject))
     if found.residual < ENOUGH and not set(found.weights) <= recorded:

@@ -14,7 +14,7 @@ import numpy as np
 from adreg.audit.subject import Neighbour, ParentFact, RegistryFacts, Subject
 from adreg.formats.fingerprint import BaseIds
 from tests.audit.clean import Clean
-from tests.audit.mutations import CONFIG, WEIGHTS, Array, Mutation, plain, tensors
+from tests.audit.mutations import CONFIG, WEIGHTS, Array, Mutation, header, plain, tensors
 
 Change = Callable[[dict[str, Array]], None]
 
@@ -72,12 +72,11 @@ def next_to(change: Change) -> Callable[[Subject], Subject]:
     return lambda subject: facts(subject, neighbour(beside(place_of(subject), "copy", change)))
 
 
-def same_tensors(subject: Subject) -> Subject:
-    """A neighbour whose file has other bytes and the same tensors."""
-    known = RegistryFacts(
-        "mine", weights_sha256="one", tensors_id="b3:x", neighbours=(Neighbour("other", "two", tensors_id="b3:x"),)
-    )
-    return replace(subject, registry=known)
+def saved_again(subject: Subject) -> Subject:
+    """A neighbour with the same tensors, in a file with other metadata."""
+    place = beside(place_of(subject), "copy", identity)
+    header(lambda found: found.update(__metadata__={"format": "pt", "note": "again"}))(place)
+    return facts(subject, neighbour(place))
 
 
 def mixed(folder: Path) -> None:
@@ -127,9 +126,9 @@ def elsewhere(subject: Subject) -> ParentFact:
 
 
 MUTATIONS: tuple[Mutation, ...] = (
-    Mutation("D-DUP-1", alter=next_to(identity), applies_to=plain, label="same file"),
-    Mutation("D-DUP-1", alter=same_tensors, label="same tensors"),
-    Mutation("D-DUP-2", alter=next_to(rotated), applies_to=plain),
+    Mutation("D-DUP-1", alter=next_to(identity), applies_to=plain),
+    Mutation("D-DUP-2", alter=next_to(rotated), applies_to=plain, label="rotated"),
+    Mutation("D-DUP-2", alter=saved_again, applies_to=plain, label="saved again"),
     Mutation("D-SUB-1", mixed, applies_to=plain_ranks, alter=among_its_parts),
     Mutation("D-LIN-1", alter=parent(lambda _: ParentFact("gone:1", "continued")), label="absent"),
     Mutation("D-LIN-1", alter=parent(lambda _: ParentFact("mine:2", "merged", Neighbour("mine:2", ""), True)), label="cycle"),
