@@ -127,3 +127,14 @@ def _match(raw: str, name: str, style: Style, suffixes: dict[str, tuple[Kind, st
         if name.endswith(suffix) and len(name) > len(suffix):
             return FamilyKey(raw, style, kind, name.removesuffix(suffix), part)
     return None
+
+
+NAMED = re.compile(
+    r"(.*\.)?(lora_(A|B|embedding_A|embedding_B)|lora_magnitude_vector)\.([^.]+)(\.weight)?|.*[^.]_(A|B)\.weight"
+)
+
+
+def has_adapter_name(raw: str) -> bool:
+    """Whether `raw` still has the adapter's own name in it, or lost its "lora" to one of that name (peft#2699)."""
+    found = NAMED.fullmatch(raw)
+    return found is not None and read_key(raw) is None

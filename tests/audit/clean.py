@@ -61,12 +61,14 @@ class Recipe:
     save: dict[str, Any] = field(default_factory=dict)
 
 
+ONE_LAYER = {"layers_to_transform": [1], "layers_pattern": "layers"}
+IA3 = {"target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]}
 PATTERNS = {"rank_pattern": {"layers.1.self_attn.q_proj": 2}, "alpha_pattern": {"layers.0.self_attn.v_proj": 3}}
 RECIPES: dict[str, Recipe] = {
     "llama LoRA": Recipe("llama", "LoraConfig", {**LORA, "target_modules": "all-linear"}),
     "gpt2 LoRA": Recipe("gpt2", "LoraConfig", {**LORA, "target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}),
     "qwen2 rsLoRA": Recipe("qwen2", "LoraConfig", {**LORA, **QV, "use_rslora": True, **PATTERNS}),
-    "mistral one layer": Recipe("mistral", "LoraConfig", {**LORA, **QV, "layers_to_transform": [1], "layers_pattern": "layers"}),
+    "mistral one layer": Recipe("mistral", "LoraConfig", {**LORA, **QV, **ONE_LAYER}),
     "gemma2 LoRA bf16": Recipe("gemma2", "LoraConfig", {**LORA, **QV}, dtype="bfloat16"),
     "phi3 LoRA": Recipe("phi3", "LoraConfig", {**LORA, "target_modules": ["qkv_proj", "gate_up_proj", "down_proj"]}),
     "neox LoRA": Recipe("neox", "LoraConfig", {**LORA, "target_modules": ["query_key_value", "dense"]}),
@@ -86,7 +88,7 @@ RECIPES: dict[str, Recipe] = {
     "llama tokens": Recipe("llama", "LoraConfig", {**LORA, **QV, "trainable_token_indices": [5, 9]}, "peft"),
     "llama LoHa": Recipe("llama", "LoHaConfig", {**QV, "r": 4, "alpha": 8}, "peft"),
     "mistral LoKr": Recipe("mistral", "LoKrConfig", {**QV, "r": 4, "alpha": 8}, "peft"),
-    "qwen2 IA3": Recipe("qwen2", "IA3Config", {"target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]}, "peft"),
+    "qwen2 IA3": Recipe("qwen2", "IA3Config", IA3, "peft"),
     "llama OFT": Recipe("llama", "OFTConfig", {**QV, "r": 0, "oft_block_size": 4}, "peft"),
     "qwen3 VeRA": Recipe("qwen3", "VeraConfig", {"target_modules": ["q_proj"], "r": 4}, "peft"),
     "llama AdaLoRA": Recipe("llama", "AdaLoraConfig", {**QV, "total_step": 10, "init_r": 4, "lora_alpha": 8}, "peft"),

@@ -26,7 +26,8 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def copy(llama_adapter, tmp_path):
-    return shutil.copytree(llama_adapter, tmp_path / "copy")
+    named = {"base_model_name_or_path": "example/tiny-llama", "revision": "0" * 40}
+    return configure(shutil.copytree(llama_adapter, tmp_path / "copy"), **named)
 
 
 def configure(folder, **changes):

@@ -30,17 +30,17 @@ UNREACHED = {
 }  # fmt: skip
 
 
-def fired(subject: Subject) -> frozenset[str]:
-    return frozenset(finding.rule for finding in judge(subject, Speed.DEEP).findings)
+def fired(subject: Subject, speed: Speed) -> frozenset[str]:
+    return frozenset(finding.rule for finding in judge(subject, speed).findings)
 
 
 def wrong(mutation: Mutation, clean: Clean, place: Path) -> str:
     """What is wrong with the answer to `mutation` of `clean`, or an empty string."""
-    before = fired(clean.subject(clean.folder))
+    before = fired(clean.subject(clean.folder), mutation.speed)
     folder = shutil.copytree(clean.folder, place / "mutated")
     try:
         mutation.apply(folder)
-        new = fired(mutation.alter(clean.subject(folder))) - before
+        new = fired(mutation.alter(clean.subject(folder)), mutation.speed) - before
     finally:
         shutil.rmtree(folder)
     if mutation.rule not in new:

@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from adreg.audit.findings import Severity
 from adreg.audit.rule import Cost, Seen, rule
 from adreg.audit.rules.broken import format_rule, problems_of
+from adreg.audit.rules.keys import is_shard
 from adreg.audit.subject import Subject
+from adreg.formats.adapter import WEIGHTS
 from adreg.formats.dtypes import FLOATS
+
+LARGE_FILE = 8_000_000_000
 
 f_gen_1 = format_rule("F-GEN-1", "a file that breaks its format in a way that has no rule of its own")
 f_hdr_1 = format_rule("F-HDR-1", "a header that is longer than its file or than 25 MB")
@@ -35,13 +39,37 @@ f_nam_1 = format_rule(
     "tensor names that are empty, too long, or hold path or invisible characters",
     why="such a name shows as another one, or leads out of a folder where tensors become files",
 )
-f_dir_1 = format_rule(
-    "F-DIR-1",
-    "no adapter: a file is missing or is not a regular file",
-    why="an adapter is adapter_config.json and adapter_model.safetensors",
-    fix="give the folder that `save_pretrained` wrote",
-)
 f_mut_1 = format_rule("F-MUT-1", "a file that changed while it was being read", fix="wait until it is written, and try again")
+
+
+@rule(
+    "F-SHP-1",
+    "a tensor that is empty, or a flattened matrix",
+    Severity.BLOCK,
+    Cost.HEADER,
+    why="a training on several devices saved only its own shard; PEFT says so at saving, and loads nothing of it",
+    fix="gather the weights before saving, as the trainer's `save_model` does",
+)
+def shards(subject: Subject) -> Iterator[Seen]:
+    for name, parts in subject.family.modules.items():
+        odd = sorted((part, view.shape) for part, view in parts.items() if is_shard(part, view.shape))
+        if odd:
+            part, shape = odd[0]
+            yield Seen(f"its part {part} has shape {list(shape)}", name, seen=list(shape), expected="two dimensions above 0")
+
+
+@rule(
+    "F-SIZ-1",
+    "a weights file larger than an adapter is",
+    Severity.WARN,
+    Cost.HEADER,
+    why="a low-rank update is a small part of its base; what is as large as a base may be one",
+    fix="check what modules_to_save and the rank take in",
+)
+def large_file(subject: Subject) -> Iterator[Seen]:
+    size = next((entry.size for entry in subject.inspection.listing if entry.name == WEIGHTS), 0)
+    if size > LARGE_FILE:
+        yield Seen(f"its weights take {size / 1e9:.1f} GB", WEIGHTS, seen=size, expected=f"{LARGE_FILE} at most")
 
 
 @rule(
@@ -66,10 +94,14 @@ def no_modules(subject: Subject) -> Iterator[Seen]:
     Cost.HEADER,
     why="adapters are F32, F16 or BF16",
     fix="save it as float32",
+    varies="err for other kinds of floating-point numbers, such as F64 and F8",
 )
 def odd_types(subject: Subject) -> Iterator[Seen]:
     yield from problems_of("F-DTY-1")(subject)
-    for name, parts in subject.family.modules.items():
+    family = subject.family
+    for name, parts in {**family.modules, **family.sides, **({"prompt": family.shared} if family.shared else {})}.items():
         odd = sorted({view.dtype for view in parts.values()} - set(FLOATS))
         if odd:
-            yield Seen(f"stored as {', '.join(odd)}", name, seen=", ".join(odd), expected=", ".join(FLOATS))
+            severity = Severity.ERR if all(dtype.startswith("F") for dtype in odd) else None
+            seen = ", ".join(odd)
+            yield Seen(f"stored as {seen}", name, seen=seen, expected=", ".join(FLOATS), severity=severity)

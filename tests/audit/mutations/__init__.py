@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from adreg.audit.run import Speed
 from adreg.audit.subject import Subject
 from tests.audit.clean import Clean
 
@@ -51,6 +52,7 @@ class Mutation:
     applies_to: Callable[[Clean], bool] = everywhere
     alter: Callable[[Subject], Subject] = unaltered
     label: str = ""
+    speed: Speed = Speed.DEEP
 
 
 def configure(**changes: Any) -> Callable[[Path], None]:
