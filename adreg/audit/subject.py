@@ -76,7 +76,8 @@ class PromptProbe:
 @dataclass(frozen=True)
 class Subject:
     """What is audited. `trained_on` are the ids recorded at training (None where nobody recorded them), `base` is the
-    card of the base at hand, `run` the recorded run, `weights` and `probe` what only a deep audit loads."""
+    card of the base at hand, `run` the recorded run, `weights` and `probe` what only a deep audit loads;
+    `probe_failure` is why PEFT would not load it on the base."""
 
     inspection: Inspection
     trained_on: BaseIds | None = None
@@ -87,6 +88,7 @@ class Subject:
     tokenizer: TokenizerFiles | None = None
     weights: Checkpoint | None = None
     probe: tuple[PromptProbe, ...] = ()
+    probe_failure: str = ""
 
     @property
     def raw(self) -> JsonObject:

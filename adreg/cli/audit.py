@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from adreg.cli.common import AllowOption, BaseOption, Json, Quiet, complete_reference, is_folder, registry
+from adreg.cli.common import AllowOption, BaseOption, Json, Quiet, complete_reference, is_folder, quiet_libraries, registry
 from adreg.cli.output import COLOURS, Output, print_line, stderr_console
 from adreg.cli.progress import progress
 from adreg.cli.terminal import clean
@@ -62,6 +62,7 @@ def audit(
     fail_on: FailOnOption = FailOn.ERR,
     allow: AllowOption = [],  # noqa: B006 - typer copies it
     headers: Annotated[bool, typer.Option("--headers", help="Look at headers only; read no tensor.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Load the base and compare answers; takes its memory.")] = False,
     json: Json = False,
     sarif: Annotated[bool, typer.Option("--sarif", help="Print SARIF 2.1.0, for code scanning.")] = False,
     junit: Annotated[bool, typer.Option("--junit", help="Print JUnit XML, for build servers.")] = False,
@@ -77,9 +78,14 @@ def audit(
 
     if json + sarif + junit + quiet > 1:
         raise UsageError("--json, --sarif, --junit and --quiet exclude each other")
+    if headers and deep:
+        raise UsageError("--headers and --deep exclude each other")
     out = Output(json or sarif or junit, quiet)
-    seen = find_subject(registry(), subject, base, target.value, out)
+    found = registry()
+    seen = find_subject(found, subject, base, target.value, out)
     report = judge(seen, Speed.HEADER if headers else Speed.FULL)
+    if deep:
+        report = judge_deeply(found, seen, report, base, out)
     severity = Severity[fail_on.name]
     allowed = check_ids(allow)
     if sarif:
@@ -114,6 +120,22 @@ def find_subject(found: Registry, text: str, base: str | None, target: str, out:
     inspection = inspect_folder(path)
     trained_on = read_trained_on(path) if base else None
     return Subject(inspection, trained_on, _card(found, base, out), target=target, tokenizer=TokenizerFiles(path))
+
+
+def judge_deeply(found: Registry, seen: Subject, report: AuditReport, base: str | None, out: Output) -> AuditReport:
+    """`report` with what the base's weights and the answers with and without the adapter say."""
+    from adreg.audit.run import Speed, judge
+    from adreg.export.probe import deepen, may_load
+
+    if seen.base is None:
+        raise UsageError("--deep compares with a base, and none is known", "name it with --base")
+    if not may_load(report):
+        out.note("the base is not loaded: what blocks this adapter makes it unsafe to try", "yellow")
+        return report
+    quiet_libraries()
+    record = found.bases.look(base or seen.base.name, progress(out.human))
+    checkpoint = found.bases.current(record, progress(out.human))
+    return judge(deepen(seen, checkpoint, progress(out.human)), Speed.DEEP)
 
 
 def _card(found: Registry, base: str | None, out: Output) -> BaseCard | None:

@@ -192,14 +192,16 @@ def _regular(layers: list[int]) -> bool:
     Cost.DEEP,
     why="an adapter without effect is the base under another name; a NaN logit is no answer",
     fix="check that the training ran, and that it was trained on this base",
-    varies="err for NaN logits",
+    varies="err for NaN logits, and where PEFT does not load it",
 )
 def behaviour(subject: Subject) -> Iterator[Seen]:
-    broken = [probe for probe in subject.probe if probe.has_nan]
     count = len(subject.probe)
-    if broken:
+    broken = [probe for probe in subject.probe if probe.has_nan]
+    most = max((probe.divergence for probe in subject.probe), default=0.0)
+    if subject.probe_failure:
+        yield Seen("PEFT does not load it on its base", seen=subject.probe_failure, severity=Severity.ERR)
+    elif broken:
         seen = f"{len(broken)} of {count} prompts"
         yield Seen("gives logits that are NaN", f"prompt {broken[0].prompt!r}", seen, "none", Severity.ERR)
-    elif subject.probe and max(probe.divergence for probe in subject.probe) < NO_EFFECT:
-        seen = f"{max(probe.divergence for probe in subject.probe):.1e} nats"
-        yield Seen(f"changes the answer to none of {count} prompts", seen=seen, expected=f"above {NO_EFFECT:.0e} nats")
+    elif count and most < NO_EFFECT:
+        yield Seen(f"changes the answer to none of {count} prompts", seen=f"{most:.1e} nats", expected=f"above {NO_EFFECT:.0e}")

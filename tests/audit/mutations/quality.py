@@ -190,4 +190,5 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("Q-INT-1", tensors(scaled(100)), STRAY, remember, on_its_weights),
     Mutation("Q-BEH-1", alter=probed(0.0), label="no effect"),
     Mutation("Q-BEH-1", alter=probed(float("nan"), has_nan=True), label="NaN"),
+    Mutation("Q-BEH-1", alter=lambda subject: replace(subject, probe_failure="ValueError: no"), label="not loaded"),
 )
