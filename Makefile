@@ -5,7 +5,7 @@ READY  := $(VENV)/.ready
 ORACLE := $(VENV)/oracle/.ready
 LORA_ORACLE := $(VENV)/lora-oracle/.ready
 
-.PHONY: demo test lint types unit proof agreement bench docs fmt clean
+.PHONY: demo test lint types unit proof agreement fuzz bench docs fmt clean
 
 demo: $(READY)            ## the whole tour on a small real model
 	$(BIN)/adreg demo
@@ -29,8 +29,12 @@ proof: $(READY) $(ORACLE) $(LORA_ORACLE) ## minutes long: the demo's own claims,
 agreement: $(READY) $(ORACLE) $(LORA_ORACLE) ## what the audit foretells of PEFT and llama.cpp against what they do
 	$(BIN)/python -m pytest -m slow -rP tests/audit/test_agreement.py
 
+fuzz: $(READY)            ## minutes long: other hostile files against the audit; FUZZ=rounds, SEED=first
+	ADREG_FUZZ=$(or $(FUZZ),20) ADREG_FUZZ_SEED=$(or $(SEED),100) $(BIN)/python -m pytest tests/audit/test_fuzz.py
+
 bench: $(READY) $(ORACLE)
 	$(BIN)/python bench/spine.py
+	$(BIN)/python bench/audit.py
 
 docs: $(READY)            ## what is written from the code
 	$(BIN)/python -m adreg.audit.pages docs/audit

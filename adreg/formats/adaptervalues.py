@@ -14,6 +14,14 @@ from adreg.formats.strictjson import JsonObject
 MAX_RANK = 1024
 MAX_SIZE = 65_536
 MAX_WEIGHT = 24.0
+# what PEFT puts around an expression before it matches; peft/tuners/tuners_utils.py and peft/utils/other.py
+FRAMES = {
+    "rank_pattern key": r"(.*\.)?({})$",
+    "alpha_pattern key": r"(.*\.)?({})$",
+    "layers_pattern": r"(?:^|.*?\.){}\.(?P<idx>\d+)\.",
+    "layers_pattern entry": r"(?:^|.*?\.){}\.(?P<idx>\d+)\.",
+    "modules_to_save entry": r"(^|.*\.){}($|\..*)",
+}
 PLAIN_NAME = re.compile(r"[\w.\-]+")
 Check = Callable[[Path, str, Any], Any]
 
@@ -32,7 +40,7 @@ def expression(path: Path, field: str, text: object) -> str:
     if PLAIN_NAME.fullmatch(text):
         return text
     try:
-        weight = weight_of(text)
+        weight = weight_of(FRAMES.get(field, "{}").replace("{}", text))
     except ValueError as error:
         raise FormatError(path, f"{field} {text[:60]!r} is no expression: {error}", "K-CFG-5") from error
     if weight > MAX_WEIGHT:

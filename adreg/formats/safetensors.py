@@ -195,7 +195,7 @@ def _entry(path: Path, name: str, entry: object) -> Entry:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise FormatError(path, f"tensor {name!r} must have exactly dtype, shape and data_offsets", "F-HDR-4")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if dtype not in BITS:
+    if not isinstance(dtype, str) or dtype not in BITS:
         raise FormatError(path, f"tensor {name!r} has the unknown type {dtype!r}", "F-DTY-1")
     if not _integers(shape) or not _integers(offsets) or len(offsets) != 2:
         raise FormatError(path, f"tensor {name!r} has a shape or offsets that are not small whole numbers", "F-OFF-2")
