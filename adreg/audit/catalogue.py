@@ -7,7 +7,21 @@ from types import ModuleType
 from typing import Any
 
 from adreg.audit.rule import Rule
-from adreg.audit.rules import base, config, duplicates, file, folder, keys, quality, readiness, spectral, supply, tokenizer
+from adreg.audit.rules import (
+    base,
+    config,
+    duplicates,
+    file,
+    folder,
+    keys,
+    quality,
+    readiness,
+    shapes,
+    spectral,
+    supply,
+    template,
+    tokenizer,
+)
 from adreg.audit.subject import Subject
 
 
@@ -16,9 +30,8 @@ def rules_of(module: ModuleType) -> Iterator[Rule[Any]]:
     yield from (value for value in vars(module).values() if isinstance(value, Rule))
 
 
+MODULES = (file, folder, keys, config, base, shapes, tokenizer, template, quality, spectral, duplicates, supply, readiness)
 RULES: tuple[Rule[Subject], ...] = tuple(
-    found
-    for module in (file, folder, keys, config, base, tokenizer, quality, spectral, duplicates, supply, readiness)
-    for found in sorted(rules_of(module), key=lambda found: found.id)
+    found for module in MODULES for found in sorted(rules_of(module), key=lambda found: found.id)
 )
 BY_ID = {found.id: found for found in RULES}

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from adreg.audit.catalogue import RULES
+from adreg.audit.catalogue import EVERY_RULE
 from adreg.audit.findings import Severity
 from adreg.audit.rule import Cost, Rule
 
@@ -19,6 +19,7 @@ EFFECT = {
 NEEDS = {
     Cost.HEADER: "names, shapes and configuration; no tensor is read",
     Cost.BASE: "the card of a base; no tensor is read",
+    Cost.TOKENIZER: "the tokenizer files beside the adapter",
     Cost.TENSORS: "one pass over the adapter's tensors",
     Cost.DEEP: "the base's weights (`--deep`)",
 }
@@ -27,7 +28,7 @@ CORPUS = "Its threshold has not been measured on a corpus of adapters yet, so it
 
 def pages() -> dict[str, str]:
     """Every page by its file name, the index among them."""
-    return {f"{rule.id}.md": page(rule) for rule in RULES} | {"README.md": index()}
+    return {f"{rule.id}.md": page(rule) for rule in EVERY_RULE} | {"README.md": index()}
 
 
 def page(rule: Rule[Any]) -> str:
@@ -52,7 +53,9 @@ def index() -> str:
         "| id | finds | severity |",
         "|---|---|---|",
     ]
-    return "\n".join([*head, *(f"| [{rule.id}]({rule.id}.md) | {rule.title} | {rule.severity.label} |" for rule in RULES), ""])
+    return "\n".join(
+        [*head, *(f"| [{rule.id}]({rule.id}.md) | {rule.title} | {rule.severity.label} |" for rule in EVERY_RULE), ""]
+    )
 
 
 def write_pages(folder: Path) -> None:

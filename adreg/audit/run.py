@@ -23,7 +23,13 @@ class Speed(IntEnum):
     DEEP = 2
 
 
-SPEEDS = {Cost.HEADER: Speed.HEADER, Cost.BASE: Speed.HEADER, Cost.TENSORS: Speed.FULL, Cost.DEEP: Speed.DEEP}
+SPEEDS = {
+    Cost.HEADER: Speed.HEADER,
+    Cost.BASE: Speed.HEADER,
+    Cost.TOKENIZER: Speed.FULL,
+    Cost.TENSORS: Speed.FULL,
+    Cost.DEEP: Speed.DEEP,
+}
 
 
 def judge(subject: Subject, speed: Speed = Speed.FULL) -> AuditReport:
@@ -64,6 +70,8 @@ def _skip(rule: Rule[Subject], subject: Subject, speed: Speed) -> str:
         return f"needs a {'deep' if rule.cost is Cost.DEEP else 'full'} audit"
     if rule.cost is Cost.BASE and subject.base is None:
         return "needs a base"
+    if rule.cost is Cost.TOKENIZER and subject.tokenizer is None:
+        return "carries no tokenizer"
     if rule.cost in (Cost.TENSORS, Cost.DEEP) and not subject.inspection.weights_sound:
         return "the weights file is broken"
     return ""

@@ -10,6 +10,7 @@ from pathlib import Path
 from adreg.audit.basecard import BaseCard
 from adreg.audit.findings import Verdict
 from adreg.audit.kinship import Kinship, kinships
+from adreg.audit.owntokenizer import OwnTokenizer, read_own_tokenizer
 from adreg.errors import FormatError
 from adreg.formats.adapter import CONFIG, WEIGHTS, Adapter, LoraModule
 from adreg.formats.adapterfamily import Family
@@ -113,6 +114,11 @@ class Subject:
     def lora(self) -> tuple[LoraModule, ...]:
         """The modules of the plain LoRA view, with their scaling."""
         return () if self.adapter is None else self.adapter.modules
+
+    @cached_property
+    def own_tokenizer(self) -> OwnTokenizer:
+        """What the tokenizer files of the adapter say, as far as they can be read."""
+        return read_own_tokenizer(self.tokenizer)
 
     @property
     def card(self) -> BaseCard:

@@ -34,7 +34,7 @@ WHOLE: dict[Kind, tuple[frozenset[str], ...]] = {
     Kind.LN_TUNING: (frozenset({"weight"}),),
 }
 MODIFIED_BASE = ("pissa", "olora", "corda", "loftq")
-EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "tok_embeddings")
+EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in")
 OUTPUT_HEADS = ("lm_head", "embed_out", "output")
 
 

@@ -1,66 +1,17 @@
-"""B: the adapter against the base at hand, by names, shapes and content ids."""
+"""B: the base at hand against the base of the training, by content ids and by name."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
-from adreg.audit.basecard import BaseCard
+from adreg.audit.basecard import COMMIT, Relative
 from adreg.audit.findings import Severity, Verdict
 from adreg.audit.rule import Cost, Seen, rule
+from adreg.audit.rules.shapes import RIGHT_BASE, SILENT_LOAD
 from adreg.audit.subject import Subject
-from adreg.formats.adapter import LoraModule
 
-SILENT_LOAD = "PEFT loads it without a word and the answers are wrong"
-RIGHT_BASE = "use the base it was trained on"
-
-
-@rule("B-SHP-1", "the base has no such module", Severity.BLOCK, Cost.BASE, why=SILENT_LOAD, fix=RIGHT_BASE)
-def missing_modules(subject: Subject) -> Iterator[Seen]:
-    for module in subject.lora:
-        if module.weight not in subject.card.shapes:
-            yield Seen(f"{subject.card.name} has no module {module.name!r}", module.name)
-
-
-@rule(
-    "B-SHP-2",
-    "an update of another shape than the base's weight",
-    Severity.BLOCK,
-    Cost.BASE,
-    why="it was trained on a model of another size",
-    fix=RIGHT_BASE,
-)
-def wrong_shapes(subject: Subject) -> Iterator[Seen]:
-    for module in subject.lora:
-        expected, seen = subject.card.shapes.get(module.weight), delta_shape(module, subject.card)
-        if expected is not None and seen != expected:
-            message = f"its update has shape {seen}, the base's weight {expected}"
-            yield Seen(message, module.name, seen=seen, expected=expected)
-
-
-def delta_shape(module: LoraModule, base: BaseCard) -> tuple[int, int]:
-    """Shape of the update in the layout that the base stores the weight in."""
-    out, inner = module.b.shape[0], module.a.shape[1]
-    return (inner, out) if module.embedding or module.name in base.conv1d else (out, inner)
-
-
-@rule(
-    "B-SHP-4",
-    "the base has modules of an adapted kind that the adapter does not touch",
-    Severity.WARN,
-    Cost.BASE,
-    why="the base may have more layers than the training's",
-    fix="check that the base is the one it was trained on",
-)
-def uncovered_layers(subject: Subject) -> Iterator[Seen]:
-    if subject.raw.get("layers_to_transform") is not None:
-        return
-    adapted = {module.name for module in subject.lora}
-    kinds = {name.rpartition(".")[2] for name in adapted}
-    modules = {name.removesuffix(".weight") for name in subject.card.shapes if name.endswith(".weight")}
-    missed = sorted(name for name in modules - adapted if name.rpartition(".")[2] in kinds)
-    if missed:
-        message = f"{len(missed)} modules of the adapted kinds are untouched, such as {missed[0]}"
-        yield Seen(message, missed[0], seen=len(missed), expected=0)
+TUNED = re.compile(r"-(instruct|it|chat)(?=-|$)")
 
 
 @rule(
@@ -77,16 +28,73 @@ def base_identity(subject: Subject) -> Iterator[Seen]:
     if found is Verdict.SAME_VALUES:
         message, why = f"{name} holds the same values in other files or types", "it behaves the same up to rounding"
         yield Seen(message, name, seen=found.value, severity=Severity.INFO, why=why, fix="nothing to do")
-    elif found is Verdict.SAME_ARCH:
-        same_weights = subject.trained_on is not None and subject.card.ids.weights_id == subject.trained_on.weights_id
-        differs = "another configuration (config.json)" if same_weights else "other weights"
-        yield Seen(f"{name} has the shape of its base, but {differs}", name, seen=found.value, expected=Verdict.EXACT.value)
+    elif _other_weights(subject) and not (_requantised(subject) or _same_name(subject) or _tuning_confused(subject)):
+        yield Seen(f"{name} has the shape of its base, but other weights", name, found.value, Verdict.EXACT.value)
     elif found is Verdict.DIFFERENT:
         message, why = f"{name} is another architecture than its base", "its updates belong to other weights"
         yield Seen(message, name, seen=found.value, expected=Verdict.EXACT.value, severity=Severity.BLOCK, why=why)
     elif found is Verdict.UNKNOWN:
         why, fix = "a wrong base of the same shape loads silently", "push it with --base"
         yield Seen("nobody recorded which base it was trained on", name, severity=Severity.WARN, why=why, fix=fix)
+
+
+@rule(
+    "B-ID-2",
+    "a base named by a branch or tag, or at another commit",
+    Severity.WARN,
+    Cost.HEADER,
+    why="branches move: the name will mean other weights some day",
+    fix="name the commit in `revision`, all 40 digits of it",
+)
+def moving_revision(subject: Subject) -> Iterator[Seen]:
+    revision, base = subject.raw.get("revision"), subject.base
+    if not isinstance(revision, str) or not revision:
+        return
+    if not COMMIT.fullmatch(revision):
+        yield Seen("names its base by a branch or tag", "revision", seen=revision, expected="a commit of 40 digits")
+    elif base is not None and base.commit not in (None, revision) and not subject.verdict.fits:
+        yield Seen(f"{base.name} lies here at another commit", "revision", seen=base.commit, expected=revision)
+
+
+@rule(
+    "B-ID-3",
+    "a base of the recorded name, but with other weights: the repository moved on",
+    Severity.ERR,
+    Cost.BASE,
+    why="the name still loads, and the answers are wrong",
+    fix="fetch the commit that it was trained on",
+)
+def moved_on(subject: Subject) -> Iterator[Seen]:
+    if _other_weights(subject) and _same_name(subject) and not _requantised(subject):
+        yield Seen(f"{subject.card.name} no longer holds the weights of the training", subject.card.name, *_weights(subject))
+
+
+@rule(
+    "B-ID-4",
+    "a chat model where the training had the plain one, or the other way round",
+    Severity.ERR,
+    Cost.BASE,
+    why="both have the same shapes, and the answers are wrong",
+    fix=RIGHT_BASE,
+)
+def tuning_confused(subject: Subject) -> Iterator[Seen]:
+    if _other_weights(subject) and _tuning_confused(subject) and not _requantised(subject):
+        name, claim = subject.card.name, _claim(subject)
+        yield Seen(f"it was trained on {claim}, and this is {name}", name, seen=name, expected=claim)
+
+
+@rule(
+    "B-CFG-1",
+    "the weights of the training under another configuration",
+    Severity.ERR,
+    Cost.BASE,
+    why="other heads, rotary positions or activations compute something else from the same weights, without a word",
+    fix="use the config.json of the training",
+)
+def other_configuration(subject: Subject) -> Iterator[Seen]:
+    then, now = subject.trained_on, subject.card.ids
+    if subject.verdict is Verdict.SAME_ARCH and then is not None and not _other_weights(subject):
+        yield Seen(f"config.json of {subject.card.name} is not that of the training", "config.json", now.cfg_id, then.cfg_id)
 
 
 @rule(
@@ -106,3 +114,60 @@ def quantised_copy(subject: Subject) -> Iterator[Seen]:
     score = f" (score {relative.score:.2f}, by {relative.evidence})" if relative else ""
     message = f"{name} is {role} of the base that it was trained on{score}"
     yield Seen(message, name, seen=Verdict.QUANT_OF.value, expected=Verdict.EXACT.value)
+
+
+@rule(
+    "B-QNT-2",
+    "a quantised copy of other weights than those of the training",
+    Severity.ERR,
+    Cost.BASE,
+    why="it was made from another revision or model of the same shape, and the answers are wrong",
+    fix="quantise the base it was trained on",
+)
+def requantised(subject: Subject) -> Iterator[Seen]:
+    other = _requantised(subject) if _other_weights(subject) else None
+    if other is not None and subject.trained_on is not None:
+        message = f"{subject.card.name} was made from {other.name} (score {other.score:.2f}), not from the base of the training"
+        yield Seen(message, subject.card.name, seen=other.weights_id, expected=subject.trained_on.weights_id)
+
+
+def _other_weights(subject: Subject) -> bool:
+    """Whether the base at hand has the architecture of the training's and other weights for certain."""
+    then = subject.trained_on
+    if subject.verdict is not Verdict.SAME_ARCH or then is None:
+        return False
+    now = subject.card.ids
+    alike = now.weights_id == then.weights_id or now.content_id == then.content_id or now.values_id == then.values_id
+    related = any(one.weights_id == then.weights_id and one.verdict == Verdict.QUANT_OF.value for one in subject.card.relatives)
+    return not alike and not related
+
+
+def _requantised(subject: Subject) -> Relative | None:
+    """What the base at hand is a copy of, where it is one."""
+    originals = (one for one in subject.card.relatives if one.original and one.verdict == Verdict.QUANT_OF.value)
+    return next(originals, None)
+
+
+def _claim(subject: Subject) -> str:
+    claim = subject.raw.get("base_model_name_or_path")
+    return claim if isinstance(claim, str) else ""
+
+
+def _plain(name: str) -> str:
+    """The last part of a name, in the one spelling that a registered base would have."""
+    return re.sub(r"[^a-z0-9]+", "-", name.rstrip("/").rpartition("/")[2].lower()).strip("-")
+
+
+def _same_name(subject: Subject) -> bool:
+    return bool(_claim(subject)) and _plain(_claim(subject)) == _plain(subject.card.name)
+
+
+def _tuning_confused(subject: Subject) -> bool:
+    """Whether the two names differ by `-Instruct`, `-it` or `-chat` and nothing else."""
+    claim, name = _plain(_claim(subject)), _plain(subject.card.name)
+    return claim != name and bool(claim) and TUNED.sub("", claim) == TUNED.sub("", name)
+
+
+def _weights(subject: Subject) -> tuple[str, str]:
+    """The weights' ids seen and expected."""
+    return subject.card.ids.weights_id, subject.trained_on.weights_id if subject.trained_on else ""
