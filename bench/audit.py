@@ -21,7 +21,8 @@ RUNS = 5
 LAYERS, RANK, WIDTH, INNER, HEADS = 32, 16, 4096, 14336, 1024
 MODULES = {
     "self_attn.q_proj": (WIDTH, WIDTH), "self_attn.k_proj": (HEADS, WIDTH), "self_attn.v_proj": (HEADS, WIDTH),
-    "self_attn.o_proj": (WIDTH, WIDTH), "mlp.gate_proj": (INNER, WIDTH), "mlp.up_proj": (INNER, WIDTH), "mlp.down_proj": (WIDTH, INNER),
+    "self_attn.o_proj": (WIDTH, WIDTH), "mlp.gate_proj": (INNER, WIDTH), "mlp.up_proj": (INNER, WIDTH),
+    "mlp.down_proj": (WIDTH, INNER),
 }  # fmt: skip
 COMMAND = "import sys; sys.argv[0] = 'adreg'; from adreg.cli.app import main; main()"
 NO_TORCH = (

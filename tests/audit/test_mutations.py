@@ -78,6 +78,7 @@ def main() -> None:
     with TemporaryDirectory() as place:
         cleans = list(build_clean_set(Path(place)).values())
         found = tried = 0
+        faults = []
         for number, clean in enumerate(cleans, 1):
             print(f"{number:3} {clean.card.architecture:22} {clean.name}, for {clean.target}")
         for mutation in (mutation for mutations in MUTATIONS.values() for mutation in mutations):
@@ -85,10 +86,12 @@ def main() -> None:
             for clean in cleans:
                 fault = wrong(mutation, clean, Path(place)) if mutation.applies_to(clean) else None
                 marks += "." if fault is None else "!" if fault else "x"
+                faults += [fault] if fault else []
             found, tried = found + marks.count("x"), tried + len(marks) - marks.count(".")
             print(f"{mutation.rule:9} {marks} {mutation.label}", flush=True)
         rules = len({mutation.rule for mutations in MUTATIONS.values() for mutation in mutations})
         print(f"{rules} of {len(BY_ID)} rules x {len(cleans)} adapters: {found} of {tried} = {found / max(tried, 1):.1%}")
+        print("\n".join(faults))
         sys.exit(found < tried)
 
 

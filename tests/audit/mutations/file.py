@@ -13,7 +13,7 @@ from adreg.audit.run import Speed
 from tests.audit.clean import Clean
 from tests.audit.mutations import CONFIG, WEIGHTS, Array, Mutation, header, join, plain, split, tensors
 
-BROKEN = frozenset({"F-EMP-1", "K-KEY-1", "K-KEY-2", "K-KEY-4"})
+BROKEN = frozenset({"F-EMP-1", "K-KEY-1", "K-KEY-2", "K-KEY-4", "B-SHP-4"})
 
 
 def entries(found: dict[str, Any]) -> list[str]:
@@ -167,7 +167,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("F-SIZ-1", huge, also("B-SHP-1", "B-SHP-2", "K-CFG-3", "Q-DTY-1"), plain, speed=Speed.HEADER),
     Mutation("F-DIR-1", linked, label="a link"),
     Mutation("F-DIR-1", piped, label="a pipe"),
-    Mutation("F-DIR-1", removed(CONFIG), also("K-KEY-1"), label="no configuration"),
+    Mutation("F-DIR-1", removed(CONFIG), also("B-SHP-2", "B-DUP-1"), label="no configuration"),
     Mutation("F-DIR-1", removed(WEIGHTS), label="no weights"),
     Mutation("F-DIR-2", write("model.safetensors")),
     Mutation("F-DIR-3", write("optimizer.pt", b"PK\x03\x04"), label="optimizer"),

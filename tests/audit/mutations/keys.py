@@ -81,8 +81,8 @@ def base_copy(loaded: dict[str, Array]) -> None:
 
 
 def double(loaded: dict[str, Array]) -> None:
-    name = next(name for name in loaded if name.endswith("lora_magnitude_vector"))
-    loaded[f"{name}.weight"] = loaded[name].copy()
+    for name in pairs(loaded)[0]:
+        loaded[name.removeprefix(PREFIX)] = loaded[name].copy()
 
 
 def lower(loaded: dict[str, Array]) -> None:
@@ -129,12 +129,13 @@ def family(*names: str) -> Callable[[Clean], bool]:
     return lambda clean: clean.recipe.family in names
 
 
+SMUGGLED = frozenset({"B-DUP-1"})
 UNKNOWN_BASE = frozenset({"B-ID-1"})
 RANKS = frozenset({"K-CFG-3"})
 READS_R = family("LoraConfig", "LoHaConfig", "LoKrConfig", "VeraConfig", "AdaLoraConfig")
 MUTATIONS: tuple[Mutation, ...] = (
-    Mutation("K-KEY-1", tensors(smuggle), label="a norm of the base"),
-    Mutation("K-KEY-1", tensors(smuggle_plain), label="the base's embedding"),
+    Mutation("K-KEY-1", tensors(smuggle), SMUGGLED, label="a norm of the base"),
+    Mutation("K-KEY-1", tensors(smuggle_plain), SMUGGLED, label="the base's embedding"),
     Mutation("K-KEY-2", tensors(drop_b), frozenset({"B-SHP-4"}), has_pairs, label="half a pair"),
     Mutation("K-KEY-2", tensors(transpose), frozenset({"B-SHP-4"}), has_pairs, label="transposed"),
     Mutation(
@@ -158,11 +159,9 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation("K-KEY-5", rename(lambda name: name.removeprefix(PREFIX)), applies_to=plain, label="bare"),
     Mutation("K-KEY-6", tensors(base_copy), applies_to=has_pairs),
-    Mutation("K-KEY-7", tensors(double), applies_to=lambda clean: clean.name == "qwen3 DoRA"),
-    Mutation(
-        "K-KEY-8", whole_layer, frozenset({"K-CFG-8"}), lambda clean: lora(clean) and clean.recipe.base in ("llama", "mistral")
-    ),
-    Mutation("K-CFG-1", text("{", "["), frozenset({"K-KEY-1"}), label="no JSON"),
+    Mutation("K-KEY-7", tensors(double), frozenset({"K-KEY-5"}), lora),
+    Mutation("K-KEY-8", whole_layer, frozenset({"K-CFG-8"}), lambda clean: lora(clean) and clean.name != "untied saved head"),
+    Mutation("K-CFG-1", text("{", "["), frozenset({"K-KEY-1", "B-SHP-2", "B-SHP-4", "B-DUP-1"}), label="no JSON"),
     Mutation("K-CFG-1", text("{", '{"peft_type": "LORA", '), label="a key twice"),
     Mutation("K-CFG-1", configure(target_modules=[1, None]), applies_to=targeted, label="a list of numbers"),
     Mutation("K-CFG-1", configure(layers_to_transform="all"), label="layers in words"),
@@ -203,7 +202,12 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("K-CFG-5", configure(target_modules=f".*{HANG}"), label="in target_modules"),
     Mutation("K-CFG-5", configure(exclude_modules="(x+x+)+y"), label="in exclude_modules"),
     Mutation("K-CFG-5", configure(layers_pattern=["(.*)*"]), label="in layers_pattern"),
-    Mutation("K-CFG-5", configure(modules_to_save=["(a|a)*b"]), frozenset({"K-CFG-8", "K-KEY-1"}), label="in modules_to_save"),
+    Mutation(
+        "K-CFG-5",
+        configure(modules_to_save=["(a|a)*b"]),
+        frozenset({"K-CFG-8", "K-KEY-1", "B-DUP-1"}),
+        label="in modules_to_save",
+    ),
     Mutation("K-CFG-5", configure(rank_pattern={HANG: 4}), applies_to=lora, label="in rank_pattern"),
     Mutation("K-CFG-5", configure(alpha_pattern={"[": 4}), applies_to=lora, label="no expression"),
     Mutation("K-CFG-6", configure(auto_mapping={"parent_library": "os.path", "base_model_class": "x"}), label="import"),
@@ -224,5 +228,4 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("K-CFG-10", configure(base_model_name_or_path=None), UNKNOWN_BASE, alter=unrecorded, label="none"),
     Mutation("K-CFG-10", configure(base_model_name_or_path="https://u:p@host/x"), label="credentials"),
     Mutation("K-CFG-11", configure(revision=None), UNKNOWN_BASE, alter=unrecorded, label="none"),
-    Mutation("K-CFG-11", configure(revision="main"), UNKNOWN_BASE, alter=unrecorded, label="a branch"),
 )
