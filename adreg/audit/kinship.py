@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from adreg.formats.adapter import Adapter, LoraModule
@@ -11,6 +11,7 @@ from adreg.formats.spectra import Factors, factors_of, fit, inner
 
 MOST_PARTS = 3
 NEAR, ENOUGH = 0.1, 0.01
+SAMPLE, GOLDEN = 12, 0.6180339887498949
 Rows = dict[str, Mapping[str, float]]
 Between = Callable[[str, Sequence[str]], Mapping[str, float]]
 
@@ -37,26 +38,24 @@ class Mixture:
 
 
 def kinships(one: Adapter, others: Mapping[str, Adapter]) -> dict[str, Kinship]:
-    """How like each of `others` `one` is; those that share nothing with it, are zero, or not finite, are left out.
+    """How like each of `others` `one` is; those that are strangers, zero, or not finite, are left out.
 
-    A module that only one of a pair has counts in its norm. Reads `one` once and never holds more than a module.
+    A module that only one of a pair has counts in its norm. Never holds more than a module; a stranger is known by a few.
     """
-    related = {name: other for name, other in others.items() if _shared(one, other)}
-    own, products, norms = inner_products(one, related)
-    found = {}
-    for name in related:
-        values = products[name], math.sqrt(own) if own > 0 else 0.0, math.sqrt(norms[name]) if norms[name] > 0 else 0.0
-        if all(math.isfinite(value) for value in values) and values[1] and values[2]:
-            found[name] = Kinship(*values)
-    return found
+    near = {name: other for name, other in others.items() if _may_be_near(one, other)}
+    own, products, squares = inner_products(one, near)
+    found = {name: _kinship(own, products[name], squares[name]) for name in near}
+    return {name: kin for name, kin in found.items() if kin}
 
 
-def inner_products(one: Adapter, others: Mapping[str, Adapter]) -> tuple[float, dict[str, float], dict[str, float]]:
-    """⟨one, one⟩, ⟨one, other⟩ and ⟨other, other⟩ for each of `others`."""
-    ours = {module.name: module for module in one.modules}
-    theirs = {name: {module.name: module for module in other.modules} for name, other in others.items()}
+def inner_products(
+    one: Adapter, others: Mapping[str, Adapter], only: Collection[str] | None = None
+) -> tuple[float, dict[str, float], dict[str, float]]:
+    """⟨one, one⟩, ⟨one, other⟩ and ⟨other, other⟩ for each of `others`, over all modules or `only` some."""
+    ours = _modules(one)
+    theirs = {name: _modules(other) for name, other in others.items()}
     own, products, squares = 0.0, dict.fromkeys(others, 0.0), dict.fromkeys(others, 0.0)
-    for name in sorted({module for modules in (ours, *theirs.values()) for module in modules}):
+    for name in sorted({module for modules in (ours, *theirs.values()) for module in modules}) if only is None else only:
         mine = _factors(ours.get(name))
         own += inner(mine, mine) if mine else 0.0
         for other, modules in theirs.items():
@@ -66,12 +65,28 @@ def inner_products(one: Adapter, others: Mapping[str, Adapter]) -> tuple[float, 
     return own, products, squares
 
 
+def _may_be_near(one: Adapter, other: Adapter) -> bool:
+    """Whether they are no strangers on `SAMPLE` of the modules that both have, spread by the golden ratio."""
+    shared = sorted(_modules(one).keys() & _modules(other).keys())
+    chosen = {shared[int(place * GOLDEN % 1 * len(shared))] for place in range(SAMPLE)} if shared else set()
+    own, products, squares = inner_products(one, {"": other}, sorted(chosen))
+    kin = _kinship(own, products[""], squares[""])
+    return bool(chosen) and (kin is None or abs(kin.cosine) >= NEAR / 2)
+
+
+def _kinship(own: float, product: float, square: float) -> Kinship | None:
+    """None where one of both is zero or not finite."""
+    if not (0 < own < math.inf and 0 < square < math.inf and math.isfinite(product)):
+        return None
+    return Kinship(product, math.sqrt(own), math.sqrt(square))
+
+
+def _modules(adapter: Adapter) -> dict[str, LoraModule]:
+    return {module.name: module for module in adapter.modules}
+
+
 def _factors(module: LoraModule | None) -> Factors | None:
     return None if module is None else factors_of(module)
-
-
-def _shared(one: Adapter, other: Adapter) -> bool:
-    return bool({module.name for module in one.modules} & {module.name for module in other.modules})
 
 
 def mixture(kin: Mapping[str, Kinship], between: Between) -> Mixture:

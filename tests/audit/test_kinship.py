@@ -29,6 +29,17 @@ def random_factors(seed, rank=4, modules=tuple(MODULES)):
     return {name: (rng.normal(size=(MODULES[name][0], rank)), rng.normal(size=(rank, MODULES[name][1]))) for name in modules}
 
 
+def stacked(weighted):
+    """The factors of a sum, side by side."""
+    return {
+        module: (
+            np.hstack([weight * factors[module][0] for weight, factors in weighted]),
+            np.vstack([factors[module][1] for _, factors in weighted]),
+        )
+        for module in MODULES
+    }
+
+
 def vector(adapter):
     """Every update of `adapter`, zero where it has none, as one long vector."""
     found = {module.name: module.scaling * module.b.float32().astype("f8") @ module.a.float32() for module in adapter.modules}
@@ -42,12 +53,13 @@ def between(adapters):
 def test_kinship_is_the_dense_cosine_also_where_modules_differ(tmp_path):
     one = make(tmp_path / "one", random_factors(1), 4)
     others = {
-        "same shapes": make(tmp_path / "two", random_factors(2, rank=3), 3),
+        "twice the rank": make(tmp_path / "two", stacked([(1.0, random_factors(1)), (0.7, random_factors(2))]), 8),
         "one module less": make(
             tmp_path / "three", random_factors(1, modules=("layers.0.q_proj", "layers.1.q_proj")), 4, alpha=3
         ),
     }
     found = kinships(one, others)
+    assert set(found) == set(others)
     for name, other in others.items():
         expected = vector(one) @ vector(other) / np.linalg.norm(vector(one)) / np.linalg.norm(vector(other))
         assert found[name].cosine == pytest.approx(expected, abs=1e-6)
@@ -58,15 +70,8 @@ def test_kinship_is_the_dense_cosine_also_where_modules_differ(tmp_path):
 def test_a_hidden_mixture_of_three_is_found_among_strangers(tmp_path):
     parts = {name: random_factors(seed) for seed, name in enumerate("abcdef")}
     wanted = {"b": 0.5, "d": -0.25, "f": 1.5}
-    stacked = {
-        module: (
-            np.hstack([weight * parts[name][module][0] for name, weight in wanted.items()]),
-            np.vstack([parts[name][module][1] for name in wanted]),
-        )
-        for module in MODULES
-    }
     adapters = {name: make(tmp_path / name, factors, 4) for name, factors in parts.items()}
-    merged = make(tmp_path / "merged", stacked, 12, alpha=24)
+    merged = make(tmp_path / "merged", stacked([(weight, parts[name]) for name, weight in wanted.items()]), 12, alpha=24)
     found = mixture(kinships(merged, adapters), between(adapters))
     assert found.residual < 1e-3 and found.weights == pytest.approx(wanted, rel=1e-4)
 
