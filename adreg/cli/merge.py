@@ -11,6 +11,7 @@ import typer
 
 from adreg.cli.common import AllowOption, BaseOption, Json, Quiet, complete_reference, quiet_libraries, registry, warn_yanked
 from adreg.cli.output import Output, size
+from adreg.cli.permits import permit, remember
 from adreg.cli.progress import progress
 from adreg.errors import UsageError, VerificationFailed
 from adreg.references import parse_reference
@@ -39,13 +40,12 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True)
 class Wish:
-    """What the user asked for. `allow`: audit rules whose errors the user takes upon himself."""
+    """What the user asked for."""
 
     output: Path
     to: Target = Target.GGUF
     quant: str | None = None
     precision: Precision = Precision.FAITHFUL
-    allow: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,16 @@ def merge(
     versions = [(found.adapters.resolve(parse_reference(ref)), scale) for ref, scale in scaled]
     warn_yanked(out, [version for version, _ in versions])
     record = found.bases.get(base) if base else base_of(found, [version for version, _ in versions])
-    request = merge_request(found, record, versions, Wish(output, to, quant, precision, frozenset(allow)), out)
+    plain = [version for version, _ in versions]
+    request = merge_request(found, record, versions, Wish(output, to, quant, precision), out)
+    permits = permit(found, record, plain, "merge", allow)
     plan = plan_merge(request)
     if dry_run:
         out.fields(plan.describe(), "output", [(key, str(value)) for key, value in plan.describe().items()])
         return
+    remember(out, found, permits)
     merged = carry_out(plan, verify and to is Target.GGUF, out)
-    keep_record(found, [version for version, _ in versions], merged)
+    keep_record(found, plain, merged)
     out.done(_told(merged), merged.as_json(), "path")
 
 
@@ -111,14 +114,11 @@ def merge_request(
     wish: Wish,
     out: Output,
 ) -> MergeRequest:
-    """Audit every version against the base's files as they are now, then say what is to be merged."""
-    from adreg.audit.policy import require
+    """Check that the base's files are still those of its card, and say what is to be merged. The caller asks the audit."""
     from adreg.export.plan import MergeRequest
     from adreg.export.targets import Source
 
     checkpoint = found.bases.current(record, progress(out.human))
-    for version, _ in versions:
-        require("merge", version.reference, found.adapters.audit(version, record.card), wish.allow)
     return MergeRequest(
         base=checkpoint,
         sources=tuple(Source(found.adapters.open(version), scale, version.reference) for version, scale in versions),

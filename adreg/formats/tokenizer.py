@@ -132,6 +132,12 @@ class TokenizerFiles:
         return None if self.chat_template is None else template_meaning(self.chat_template, self.special_tokens)
 
 
+def stored_tokenizer(files: Mapping[str, Path]) -> TokenizerFiles | None:
+    """The tokenizer among `files` by name, wherever they lie, or None where there is none."""
+    own = {name: path for name, path in files.items() if name in FILES}
+    return TokenizerFiles(next(iter(own.values())).parent, files=own) if own else None
+
+
 def tokenizer_id(definition: JsonObject) -> str:
     """The id of a tokenizer.json: vocabulary, merges, added tokens and the four processing steps."""
     model = definition.get("model") or {}
