@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from adreg.formats.strictjson import JsonObject
 MAX_RANK = 1024
 MAX_SIZE = 65_536
 MAX_WEIGHT = 24.0
+MAX_EXPRESSIONS = 64
 # what PEFT puts around an expression before it matches; peft/tuners/tuners_utils.py and peft/utils/other.py
 FRAMES = {
     "rank_pattern key": r"(.*\.)?({})$",
@@ -30,7 +31,14 @@ def pattern(path: Path, field: str, value: object) -> JsonObject:
     value = value or {}
     if not isinstance(value, dict):
         raise FormatError(path, f"{field} is not an object", "K-CFG-1")
+    few(path, field, value)
     return value
+
+
+def few(path: Path, field: str, texts: Iterable[object]) -> None:
+    """Refuse more expressions than anyone writes: each has to be weighed, and matched against every module."""
+    if sum(not (isinstance(text, str) and PLAIN_NAME.fullmatch(text)) for text in texts) > MAX_EXPRESSIONS:
+        raise FormatError(path, f"{field} has more than {MAX_EXPRESSIONS} expressions; write plain module names", "K-CFG-5")
 
 
 def expression(path: Path, field: str, text: object) -> str:
@@ -51,6 +59,7 @@ def expression(path: Path, field: str, text: object) -> str:
 def names(path: Path, field: str, value: object) -> None:
     """null, one expression, or a list of names."""
     if isinstance(value, list):
+        few(path, field, value)
         for one in value:
             expression(path, f"{field} entry", one)
     elif value is not None:

@@ -67,6 +67,7 @@ def test_expressions_that_may_run_for_ever_are_heavy(expression: str):
 BOMBS: dict[str, dict[str, Any]] = {
     "K-CFG-5 expression": {"target_modules": r"(.*a){12}$", "rank_pattern": {"(a+)+$": 4}},
     "K-CFG-5 thousands of expressions": {"rank_pattern": {f"layers.{number}.*": 4 for number in range(9_000)}},
+    "K-CFG-5 thousands of targets": {"target_modules": [f"layers.{number}.*" for number in range(9_000)]},
     "K-CFG-3 rank": {"r": 1_000_000},
     "K-CFG-1 deep": {"loftq_config": json.loads('{"a":' * 900 + "1" + "}" * 900)},
     "K-CFG-4 alpha": {"lora_alpha": 1e30},
@@ -83,3 +84,12 @@ def test_a_bomb_is_told_in_under_a_second(clean_set, tmp_path, case: str):
     assert time.perf_counter() - began < 1
     if case != "K-CFG-1 deep":
         assert (case.split()[0], Severity.BLOCK) in {(finding.rule, finding.severity) for finding in report.findings}
+
+
+def test_the_watch_sees_what_adreg_would_unpickle():
+    from tests.conftest import UNPICKLED
+
+    code = "import pickle, decimal; pickle.loads(pickle.dumps(decimal.Decimal(1)))"
+    exec(code, {"__name__": "adreg.formats.inspection"})
+    assert UNPICKLED
+    UNPICKLED.clear()

@@ -115,6 +115,10 @@ def text(old: str, new: str) -> Callable[[Path], None]:
     return apply
 
 
+def saves_nothing(clean: Clean) -> bool:
+    return lora(clean) and "modules_to_save" not in clean.recipe.settings
+
+
 def unrecorded(subject: Subject) -> Subject:
     """As of an adapter that nobody pushed with its base."""
     return replace(subject, trained_on=None)
@@ -160,7 +164,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("K-KEY-5", rename(lambda name: name.removeprefix(PREFIX)), applies_to=plain, label="bare"),
     Mutation("K-KEY-6", tensors(base_copy), applies_to=has_pairs),
     Mutation("K-KEY-7", tensors(double), frozenset({"K-KEY-5"}), lora),
-    Mutation("K-KEY-8", whole_layer, frozenset({"K-CFG-8"}), lambda clean: lora(clean) and clean.name != "untied saved head"),
+    Mutation("K-KEY-8", whole_layer, frozenset({"K-CFG-8"}), saves_nothing),
     Mutation("K-CFG-1", text("{", "["), frozenset({"K-KEY-1", "B-SHP-2", "B-SHP-4", "B-DUP-1"}), label="no JSON"),
     Mutation("K-CFG-1", text("{", '{"peft_type": "LORA", '), label="a key twice"),
     Mutation("K-CFG-1", configure(target_modules=[1, None]), applies_to=targeted, label="a list of numbers"),
