@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from statistics import fmean, median, pstdev
 from typing import TYPE_CHECKING
 
 from adreg.audit.findings import Severity
@@ -74,6 +73,8 @@ def _base_norm(subject: Subject, module: LoraModule) -> float:
     needs_corpus=True,
 )
 def outliers(subject: Subject) -> Iterator[Seen]:
+    from statistics import median
+
     for peers in _kinds(subject.spectra).values():
         sizes = [math.log(spectrum.largest) for spectrum in peers if spectrum.largest > 0]
         if len(sizes) < PEERS:
@@ -149,6 +150,8 @@ def oversized(subject: Subject) -> Iterator[Seen]:
     needs_corpus=True,
 )
 def uneven(subject: Subject) -> Iterator[Seen]:
+    from statistics import fmean, pstdev
+
     sizes = [spectrum.norm / math.sqrt(math.prod(spectrum.shape)) for spectrum in subject.spectra]
     if len(sizes) < PEERS or not fmean(sizes):
         return
