@@ -4,7 +4,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 ORACLE := $(VENV)/oracle/.ready
 
-.PHONY: demo test lint types unit proof bench fmt clean
+.PHONY: demo test lint types unit proof soak bench fmt clean
 
 demo: $(READY)            ## the whole tour on a small real model
 	$(BIN)/adreg demo
@@ -25,8 +25,12 @@ unit: $(READY) $(ORACLE)
 proof: $(READY) $(ORACLE) ## minutes long: the demo's own claims, measured on the real model
 	$(BIN)/python -m pytest -m slow -rP $(PROOF)
 
+soak: $(READY)            ## the store under fire, for about half an hour: kills, refusals, full disks, damage, with counts
+	ADREG_SOAK=full $(BIN)/python -m pytest -rP -s tests/registry/soak tests/registry/test_faults.py tests/registry/test_state_machine.py
+
 bench: $(READY) $(ORACLE)
-	$(BIN)/python bench/spine.py
+	$(BIN)/python -m bench.spine
+	$(BIN)/python -m bench.registry
 
 fmt: $(READY)
 	$(BIN)/ruff check --fix .
