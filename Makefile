@@ -26,7 +26,7 @@ proof: $(READY) $(ORACLE) ## minutes long: the demo's own claims, measured on th
 	$(BIN)/python -m pytest -m slow -rP $(PROOF)
 
 soak: $(READY)            ## the store under fire, for about half an hour: kills, refusals, full disks, damage, with counts
-	ADREG_SOAK=full $(BIN)/python -m pytest -rP -s tests/registry/soak tests/registry/test_faults.py tests/registry/test_state_machine.py
+	ADREG_HTTP_EXAMPLES=400 ADREG_SOAK=full $(BIN)/python -m pytest -rP -s tests/registry/soak tests/registry/test_faults.py tests/registry/test_state_machine.py
 
 bench: $(READY) $(ORACLE)
 	$(BIN)/python -m bench.spine
