@@ -27,12 +27,21 @@ def resolve_source(text: str, home: Path, progress: Progress = SILENT) -> Source
         return _packaged(text.removeprefix("pypi:"), home, progress)
     folder = Path(text).expanduser()
     if folder.is_dir():
-        return Source(folder.resolve(), base_name(folder.resolve().name), str(folder.resolve()))
+        return _from_folder(folder.resolve())
     if is_gguf(folder):
         return Source(folder.resolve(), base_name(folder.stem), str(folder.resolve()))
     if text.count("/") == 1 and not text.startswith((".", "/", "~")):
         return _from_hub(text)
     raise NotFoundError("base folder", text)
+
+
+def _from_folder(folder: Path) -> Source:
+    """A folder goes by its own name, but a snapshot in the hub's cache by its repository's."""
+    repository = folder.parents[1].name if len(folder.parents) > 1 else ""
+    if folder.parent.name != "snapshots" or not repository.startswith("models--"):
+        return Source(folder, base_name(folder.name), str(folder))
+    id_ = repository.removeprefix("models--").replace("--", "/")
+    return Source(folder, base_name(id_.rpartition("/")[2]), f"{id_}@{folder.name}")
 
 
 def base_name(text: str) -> str:
@@ -69,5 +78,4 @@ def _from_hub(text: str) -> Source:
 
     repository, _, revision = text.partition("@")
     patterns = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"]
-    folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
-    return Source(folder, base_name(repository.rpartition("/")[2]), text)
+    return _from_folder(Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns)))

@@ -66,5 +66,14 @@ def test_names_and_sources_that_do_not_exist_are_not_found(registry, home):
         resolve_source("./nowhere", home)
 
 
+def test_a_snapshot_in_the_hubs_cache_goes_by_its_repository(registry, copy, tmp_path):
+    snapshot = tmp_path / "models--org--Tiny-Llama" / "snapshots" / ("ab" * 20)
+    snapshot.mkdir(parents=True)
+    for file in copy.iterdir():
+        (snapshot / file.name).symlink_to(file)
+    base = registry.bases.add(str(snapshot))
+    assert (base.name, base.origin) == ("tiny-llama", f"org/Tiny-Llama@{'ab' * 20}")
+
+
 def test_folder_names_become_names():
     assert base_name("SmolLM2 135M_Instruct") == "smollm2-135m-instruct"
