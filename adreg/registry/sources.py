@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from adreg.errors import NotFoundError, UsageError
+from adreg.errors import NotFoundError, RemoteError, UsageError
 from adreg.formats.gguf_header import is_gguf
 from adreg.progress import SILENT, Progress
 
@@ -75,7 +75,16 @@ def _packaged(package: str, home: Path, progress: Progress) -> Source:
 
 def _from_hub(text: str) -> Source:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
-    repository, _, revision = text.partition("@")
+    from adreg.registry.hub.errors import NETWORK_HINT, hub_errors
+    from adreg.registry.hub.reference import parse_hub_reference
+
+    reference = parse_hub_reference(f"hf:{text}")
     patterns = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"]
-    return _from_folder(Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns)))
+    with hub_errors(reference):
+        try:
+            folder = snapshot_download(reference.repo, revision=reference.revision, allow_patterns=patterns)
+        except LocalEntryNotFoundError as error:
+            raise RemoteError(str(reference), "the hub cannot be reached, and the cache lacks it", NETWORK_HINT) from error
+    return _from_folder(Path(folder))

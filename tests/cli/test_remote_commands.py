@@ -115,7 +115,7 @@ def test_the_server_serves_until_it_is_told_to_stop(home, tmp_path):
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stderr is not None and f"http://127.0.0.1:{port}" in server.stderr.readline()
-            from adreg.registry.remotes.http import HttpRemote
+            from adreg.registry.remotes.http.remote import HttpRemote
 
             assert HttpRemote(f"http://127.0.0.1:{port}").names() == ["voice"]
         finally:

@@ -13,8 +13,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from adreg.registry.registry import Registry
-from adreg.registry.remotes.http import HttpRemote
-from adreg.registry.remotes.http_session import Patience
+from adreg.registry.remotes.http.remote import HttpRemote
+from adreg.registry.remotes.http.session import Patience
 from adreg.registry.server.app import create_app
 from adreg.registry.server.limits import Limits
 from adreg.serve.server import running_server

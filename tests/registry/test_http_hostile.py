@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
 from adreg.errors import AdregError, IntegrityError, RemoteError
-from adreg.registry.remotes.http import HttpRemote
-from adreg.registry.remotes.http_session import Patience
+from adreg.registry.remotes.http.remote import HttpRemote
+from adreg.registry.remotes.http.session import Patience
 from adreg.registry.remotes.transfer import receive
 from tests.registry.http_tools import files_under, make_adapter, push, remote, served
 
@@ -311,7 +311,7 @@ def test_a_netrc_is_left_alone(registry, tmp_path, monkeypatch):
 
 
 def test_endless_answers_end(registry, tmp_path, monkeypatch):
-    monkeypatch.setattr("adreg.registry.remotes.http_session.ANSWER_LIMIT", 100_000)
+    monkeypatch.setattr("adreg.registry.remotes.http.session.ANSWER_LIMIT", 100_000)
     endless = b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n" + b" " * 3_000_000
     with answering(endless) as (url, _):
         there = HttpRemote(url, None, ONCE)

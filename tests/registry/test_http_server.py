@@ -11,7 +11,7 @@ from adreg.errors import ConflictError, FormatError, IntegrityError, NotFoundErr
 from adreg.references import parse_reference
 from adreg.registry.aliases import Move
 from adreg.registry.registry import Registry
-from adreg.registry.remotes.http import HttpRemote
+from adreg.registry.remotes.http.remote import HttpRemote
 from adreg.registry.server.answers import as_api_error
 from adreg.registry.server.limits import Limits
 from adreg.registry.store.database import transaction

@@ -6,7 +6,7 @@ import pytest
 
 from adreg.errors import ConflictError, NotFoundError, UsageError
 from adreg.registry.remotes.catalog import Remotes, check_url, open_remote
-from adreg.registry.remotes.http import HttpRemote
+from adreg.registry.remotes.http.remote import HttpRemote
 from adreg.registry.remotes.tokenfile import forget_token, keep_token, token_for
 from tests.registry.http_tools import make_adapter, push
 

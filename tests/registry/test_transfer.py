@@ -297,7 +297,7 @@ def test_memory_stays_small_whatever_a_blob_weighs(home, tmp_path):
     with source.open("rb") as file:
         digest = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
     script = (
-        "import sys, resource; from pathlib import Path; from adreg.registry.remotes.http import HttpRemote\n"
+        "import sys, resource; from pathlib import Path; from adreg.registry.remotes.http.remote import HttpRemote\n"
         "there = HttpRemote(sys.argv[1]); there.names()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "there.store_blob(sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))\n"

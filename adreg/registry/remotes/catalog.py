@@ -104,10 +104,10 @@ def check_url(url: str) -> str:
 def open_remote(url: str, home: Path) -> Remote:
     """The remote at `url`; a token for it comes from the environment or from `home`."""
     if urlsplit(check_url(url)).scheme in HTTP:
-        from adreg.registry.remotes.http import HttpRemote
+        from adreg.registry.remotes.http.remote import HttpRemote
 
         return HttpRemote(url, token_for(url, home))
-    from adreg.registry.remotes.objects import open_object_store
+    from adreg.registry.remotes.objects.remote import open_object_store
 
     return open_object_store(url)
 

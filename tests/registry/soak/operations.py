@@ -16,7 +16,7 @@ import pytest
 
 from adreg.references import parse_reference
 from adreg.registry.registry import Registry
-from adreg.registry.remotes.objects import open_object_store
+from adreg.registry.remotes.objects.remote import open_object_store
 from adreg.registry.remotes.sync import plan_sync, sync
 from adreg.registry.upkeep.backup import backup
 from adreg.registry.upkeep.gc import run_gc

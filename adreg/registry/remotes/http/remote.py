@@ -12,7 +12,7 @@ from adreg.errors import BadReference, ConflictError, FormatError, IntegrityErro
 from adreg.formats.atomic import disk_errors
 from adreg.references import check_alias, check_name
 from adreg.registry.manifest import Manifest
-from adreg.registry.remotes.http_session import Answer, Broken, HttpSession, Patience, error_of, knows_not, pieces_of
+from adreg.registry.remotes.http.session import Answer, Broken, HttpSession, Patience, error_of, knows_not, pieces_of
 from adreg.registry.store.blobs import DIGEST
 
 SOURCE = "remote"
