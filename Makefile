@@ -5,7 +5,7 @@ READY  := $(VENV)/.ready
 ORACLE := $(VENV)/oracle/.ready
 LORA_ORACLE := $(VENV)/lora-oracle/.ready
 
-.PHONY: demo test lint types unit proof agreement fuzz bench docs fmt clean
+.PHONY: demo test lint types unit proof agreement fuzz soak bench docs fmt clean
 
 demo: $(READY)            ## the whole tour on a small real model
 	$(BIN)/adreg demo
@@ -32,9 +32,13 @@ agreement: $(READY) $(ORACLE) $(LORA_ORACLE) ## what the audit foretells of PEFT
 fuzz: $(READY)            ## minutes long: other hostile files against the audit; FUZZ=rounds, SEED=first
 	ADREG_FUZZ=$(or $(FUZZ),20) ADREG_FUZZ_SEED=$(or $(SEED),100) $(BIN)/python -m pytest tests/audit/test_fuzz.py
 
+soak: $(READY)            ## the store under fire, for about half an hour: kills, refusals, full disks, damage, with counts
+	ADREG_HTTP_EXAMPLES=400 ADREG_SOAK=full $(BIN)/python -m pytest -rP -s tests/registry/soak tests/registry/test_faults.py tests/registry/test_state_machine.py
+
 bench: $(READY) $(ORACLE)
-	$(BIN)/python bench/spine.py
-	$(BIN)/python bench/audit.py
+	$(BIN)/python -m bench.spine
+	$(BIN)/python -m bench.registry
+	$(BIN)/python -m bench.audit
 
 docs: $(READY)            ## what is written from the code
 	$(BIN)/python -m adreg.audit.pages docs/audit

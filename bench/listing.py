@@ -1,6 +1,6 @@
 """How long the listing commands take with 10,000 versions: whole processes, beside what Python and SQLite alone take.
 
-python bench/listing.py [VERSIONS]
+python -m bench.listing [VERSIONS]
 """
 
 from __future__ import annotations

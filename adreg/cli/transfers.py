@@ -46,9 +46,9 @@ def send_to(found: Registry, version: VersionRecord, alias: str | None, to: str,
 
 
 def _publish(found: Registry, version: VersionRecord, to: str, wishes: HubWishes, out: Output) -> None:
-    from adreg.registry.remotes.hub_publish import plan_publish, publish
-    from adreg.registry.remotes.hub_reference import parse_hub_reference
-    from adreg.registry.remotes.modelcard import model_card
+    from adreg.registry.hub.modelcard import model_card
+    from adreg.registry.hub.publish import plan_publish, publish
+    from adreg.registry.hub.reference import parse_hub_reference
 
     reference = parse_hub_reference(to)
     with tempfile.TemporaryDirectory() as temporary:
@@ -63,7 +63,7 @@ def _publish(found: Registry, version: VersionRecord, to: str, wishes: HubWishes
 
 def card_facts(found: Registry, version: VersionRecord, repo: str) -> Any:
     """What the model card of a version tells (a `CardFacts`)."""
-    from adreg.registry.remotes.modelcard import CardFacts, hub_base
+    from adreg.registry.hub.modelcard import CardFacts, hub_base
 
     base = found.bases.get(version.base) if version.base else None
     base_model, revision = hub_base(base.origin) if base else (None, None)
@@ -109,9 +109,9 @@ def pull_remote(found: Registry, remote: Remote, reference: Reference, out: Outp
 
 def pull_hub(found: Registry, text: str, name: str | None, base: str | None, out: Output) -> Pushed:
     """Bring an adapter from the hub into this registry, from the commit that is named or newest now."""
+    from adreg.registry.hub.fetch import fetch
+    from adreg.registry.hub.reference import parse_hub_reference
     from adreg.registry.push import plan_push
-    from adreg.registry.remotes.hub import fetch
-    from adreg.registry.remotes.hub_reference import parse_hub_reference
 
     reference = parse_hub_reference(text)
     chosen = parse_reference(name or local_name(reference.repo))

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from adreg.errors import NotFoundError, UsageError
+from adreg.errors import NotFoundError, RemoteError, UsageError
 from adreg.formats.gguf_header import is_gguf
 from adreg.progress import SILENT, Progress
 
@@ -27,12 +27,21 @@ def resolve_source(text: str, home: Path, progress: Progress = SILENT) -> Source
         return _packaged(text.removeprefix("pypi:"), home, progress)
     folder = Path(text).expanduser()
     if folder.is_dir():
-        return Source(folder.resolve(), base_name(folder.resolve().name), str(folder.resolve()))
+        return _from_folder(folder.resolve())
     if is_gguf(folder):
         return Source(folder.resolve(), base_name(folder.stem), str(folder.resolve()))
     if text.count("/") == 1 and not text.startswith((".", "/", "~")):
         return _from_hub(text)
     raise NotFoundError("base folder", text)
+
+
+def _from_folder(folder: Path) -> Source:
+    """A folder goes by its own name, but a snapshot in the hub's cache by its repository's."""
+    repository = folder.parents[1].name if len(folder.parents) > 1 else ""
+    if folder.parent.name != "snapshots" or not repository.startswith("models--"):
+        return Source(folder, base_name(folder.name), str(folder))
+    id_ = repository.removeprefix("models--").replace("--", "/")
+    return Source(folder, base_name(id_.rpartition("/")[2]), f"{id_}@{folder.name}")
 
 
 def base_name(text: str) -> str:
@@ -66,8 +75,16 @@ def _packaged(package: str, home: Path, progress: Progress) -> Source:
 
 def _from_hub(text: str) -> Source:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
-    repository, _, revision = text.partition("@")
+    from adreg.registry.hub.errors import NETWORK_HINT, hub_errors
+    from adreg.registry.hub.reference import parse_hub_reference
+
+    reference = parse_hub_reference(f"hf:{text}")
     patterns = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"]
-    folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
-    return Source(folder, base_name(repository.rpartition("/")[2]), text)
+    with hub_errors(reference):
+        try:
+            folder = snapshot_download(reference.repo, revision=reference.revision, allow_patterns=patterns)
+        except LocalEntryNotFoundError as error:
+            raise RemoteError(str(reference), "the hub cannot be reached, and the cache lacks it", NETWORK_HINT) from error
+    return _from_folder(Path(folder))

@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 from adreg.errors import UsageError
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host`, a name or an address (IPv6 with or without brackets), is this machine seen from itself."""
-    try:
-        return host.lower() == "localhost" or ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
-    except ValueError:
-        return False
+from adreg.hosts import is_loopback
 
 
 def check_exposure(host: str, has_key: bool) -> None:

@@ -64,7 +64,10 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket that accepts connections on `host` and `port`. Raises `ConflictError` or `UsageError`."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=512)
+        listener = socket.create_server(address[:2], family=family, backlog=512)
+        # connections inherit it; asyncio itself sets it only on sockets that were made with the protocol's number
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except socket.gaierror as error:
         raise UsageError(f"{host!r} is no address of this machine") from error
     except OSError as error:

@@ -4,7 +4,7 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from adreg.errors import ConflictError, IntegrityError, NotFoundError
+from adreg.errors import ConflictError, IntegrityError, NotFoundError, RemoteError
 from adreg.formats.checkpoint import open_checkpoint
 from adreg.registry.sources import base_name, resolve_source
 
@@ -64,6 +64,20 @@ def test_names_and_sources_that_do_not_exist_are_not_found(registry, home):
             registry.bases.ensure(text)
     with pytest.raises(NotFoundError):
         resolve_source("./nowhere", home)
+
+
+def test_a_hub_that_cannot_be_reached_is_a_remote_error(registry):
+    with pytest.raises(RemoteError, match="cannot be reached"):
+        registry.bases.add("org/nowhere-to-be-found")
+
+
+def test_a_snapshot_in_the_hubs_cache_goes_by_its_repository(registry, copy, tmp_path):
+    snapshot = tmp_path / "models--org--Tiny-Llama" / "snapshots" / ("ab" * 20)
+    snapshot.mkdir(parents=True)
+    for file in copy.iterdir():
+        (snapshot / file.name).symlink_to(file)
+    base = registry.bases.add(str(snapshot))
+    assert (base.name, base.origin) == ("tiny-llama", f"org/Tiny-Llama@{'ab' * 20}")
 
 
 def test_folder_names_become_names():

@@ -13,6 +13,7 @@ import time
 import pytest
 
 from adreg.errors import ConflictError, IntegrityError, UsageError
+from adreg.references import parse_reference
 from adreg.registry.push import plan_push
 from adreg.registry.store.database import transaction
 from adreg.registry.upkeep.fsck import fsck
@@ -40,7 +41,12 @@ def filled(tmp_path_factory):
         registry.artifacts.add([(version, 1.0)], Derived("gguf", "/x.gguf", f"sha256:{'0' * 64}", 5, {"target": "gguf"}, None))
         registry.adapters.push(plan_push(where / "v0"), "old", None, None)
         registry.adapters.remove("old")
-        assert fsck(registry, ALL).clean
+        reference = parse_reference("voice:3")
+        registry.labels.tag(reference, ["lang=en", "size=7", "good"])
+        registry.labels.note(reference, "better at fog")
+        registry.labels.describe("voice", "keeps a lighthouse")
+        registry.labels.yank(parse_reference("voice:2"), "babbles")
+        assert fsck(registry, ALL).problems == ()
     return home
 
 

@@ -11,12 +11,12 @@ from safetensors.numpy import save_file
 
 from adreg.cli.errors import exit_code
 from adreg.errors import ConflictError, FormatError, IntegrityError, NotFoundError, PickleRefused, RemoteError, UsageError
-from adreg.registry.remotes.card_merge import compose_card, marked
-from adreg.registry.remotes.hub import fetch
-from adreg.registry.remotes.hub_client import Hub
-from adreg.registry.remotes.hub_errors import hub_errors
-from adreg.registry.remotes.hub_publish import plan_publish, publish
-from adreg.registry.remotes.hub_reference import parse_hub_reference
+from adreg.registry.hub.card import compose_card, marked
+from adreg.registry.hub.client import Hub
+from adreg.registry.hub.errors import hub_errors
+from adreg.registry.hub.fetch import fetch
+from adreg.registry.hub.publish import plan_publish, publish
+from adreg.registry.hub.reference import parse_hub_reference
 from tests.registry.hubserver import READER, TOKEN, git_sha1, running_hub, sha256
 
 # huggingface_hub 2.4 hands file objects to httpx2 in a way that httpx2 2.16 has deprecated
@@ -254,8 +254,8 @@ def test_the_saved_token_goes_only_to_the_hub_it_was_saved_for(hub, folder, tmp_
     with pytest.raises(RemoteError):
         fetch(REPO, tmp_path / "copy", reader(hub))
     code = (
-        "from pathlib import Path; from adreg.registry.remotes.hub import fetch;"
-        "from adreg.registry.remotes.hub_reference import parse_hub_reference;"
+        "from pathlib import Path; from adreg.registry.hub.fetch import fetch;"
+        "from adreg.registry.hub.reference import parse_hub_reference;"
         f"fetch(parse_hub_reference('hf:team/voice'), Path({str(tmp_path / 'copy')!r}))"
     )
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.url}, check=True)

@@ -210,9 +210,9 @@ def test_peft_loads_adapters_by_name_and_they_compute_the_same(address, tmp_path
 def test_adreg_itself_fetches_from_it_with_every_checksum(address, shelf, tmp_path):
     code = f"""
 from pathlib import Path
-from adreg.registry.remotes.hub import fetch
-from adreg.registry.remotes.hub_client import Hub
-from adreg.registry.remotes.hub_reference import parse_hub_reference
+from adreg.registry.hub.fetch import fetch
+from adreg.registry.hub.client import Hub
+from adreg.registry.hub.reference import parse_hub_reference
 copy = fetch(parse_hub_reference("hf:team/voice@v1"), Path({str(tmp_path / "copy")!r}), Hub({address!r}))
 out["files"], out["skipped"] = copy.files, copy.skipped
 """

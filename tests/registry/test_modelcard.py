@@ -8,8 +8,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 from adreg.formats.fingerprint import BaseIds
-from adreg.registry.remotes.card_merge import BEGIN, END, compose_card, marked, merge_card
-from adreg.registry.remotes.modelcard import CardFacts, hub_base, model_card
+from adreg.registry.hub.card import BEGIN, END, compose_card, marked, merge_card
+from adreg.registry.hub.modelcard import CardFacts, hub_base, model_card
 from adreg.train.config import TrainConfig
 
 EVIL = '<img src=x onerror=alert(1)> | a ![p](http://e/p.png) `c` \n---\ntags: [pwned]\n<!-- adreg:end --> \x1b[31m \u202e "q"'

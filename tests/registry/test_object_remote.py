@@ -13,16 +13,17 @@ from pathlib import Path
 import pytest
 
 from adreg.errors import ConflictError, FormatError, IntegrityError, MissingExtra, NotFoundError, RemoteError, UsageError
-from adreg.registry.remotes import folderstore, objectstore
-from adreg.registry.remotes.objectlayout import blob_key
-from adreg.registry.remotes.objects import open_object_store
+from adreg.registry.remotes.objects import folder as folderstore
+from adreg.registry.remotes.objects import store as objectstore
+from adreg.registry.remotes.objects.layout import blob_key
+from adreg.registry.remotes.objects.remote import open_object_store
 from tests.registry.remote_contract import RACERS, RemoteContract, digest_of, make_sample
 
 WRITER = """
 import sys, time
 from pathlib import Path
 from tests.registry.remote_contract import make_sample
-from adreg.registry.remotes.objects import open_object_store
+from adreg.registry.remotes.objects.remote import open_object_store
 url, folder, start, seeds = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]), sys.argv[4:]
 samples = [make_sample(folder / seed, int(seed)) for seed in seeds]
 remote = open_object_store(url)
@@ -33,7 +34,7 @@ for sample in samples:
 SENDER = """
 import sys
 from pathlib import Path
-from adreg.registry.remotes.objects import open_object_store
+from adreg.registry.remotes.objects.remote import open_object_store
 url, digest, size, source = sys.argv[1:]
 remote = open_object_store(url)
 remote.store_blob(digest, int(size), Path(source))

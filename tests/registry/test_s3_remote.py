@@ -6,9 +6,9 @@ import uuid
 import pytest
 
 from adreg.errors import ConflictError, FormatError, RemoteError
-from adreg.registry.remotes import objectstore
-from adreg.registry.remotes.objectlayout import blob_key
-from adreg.registry.remotes.objects import open_object_store
+from adreg.registry.remotes.objects import store as objectstore
+from adreg.registry.remotes.objects.layout import blob_key
+from adreg.registry.remotes.objects.remote import open_object_store
 from tests.registry.remote_contract import RemoteContract, digest_of, make_sample
 from tests.registry.s3server import Faults, serve_s3
 

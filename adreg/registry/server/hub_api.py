@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from adreg.errors import BadReference, NotFoundError
 from adreg.references import Reference, check_alias, check_name
-from adreg.registry.remotes.hub_reference import DEFAULT_BRANCH, is_commit
+from adreg.registry.hub.reference import DEFAULT_BRANCH, is_commit
 
 if TYPE_CHECKING:
     from fastapi import APIRouter

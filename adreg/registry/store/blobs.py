@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -72,7 +72,8 @@ class BlobStore:
             try:
                 yield temporary
             finally:
-                temporary.unlink(missing_ok=True)
+                with suppress(OSError):  # a clean-up takes what cannot go now; what is committed has not failed
+                    temporary.unlink()
 
     def publish(self, temporary: Path, digest: str) -> bool:
         """Move a written and synced file to its place; whether there was none. Call `settle` before a row names it.

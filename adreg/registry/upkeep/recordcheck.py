@@ -8,7 +8,7 @@ from typing import Any
 
 from adreg.audit.basecard import BaseCard
 from adreg.formats.adapter import CONFIG, WEIGHTS
-from adreg.references import check_alias, check_name
+from adreg.references import check_alias, check_name, check_tag
 from adreg.registry.manifest import FileEntry, base_ids, version_digest
 from adreg.registry.push import STORED
 from adreg.registry.store.blobs import DIGEST
@@ -94,7 +94,7 @@ def _check_alias(row: Row) -> None:
 
 
 def _check_tag(row: Row) -> None:
-    check_alias(row["name"])
+    check_tag(row["name"])
 
 
 def _check_parent(row: Row) -> None:

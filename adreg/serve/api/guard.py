@@ -13,8 +13,8 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from adreg.hosts import is_loopback
 from adreg.serve.api.errors import REQUEST_ID, ApiError
-from adreg.serve.exposure import is_loopback
 
 OPEN_PATHS = ("/health",)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)

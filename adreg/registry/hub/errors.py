@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from adreg.errors import AdregError, ConflictError, NotFoundError, RemoteError
-from adreg.registry.remotes.hub_reference import HubReference
+from adreg.registry.hub.reference import HubReference
 
 TOKEN_HINT = "check the name, and log in with `hf auth login` or give a token that may do this"
 NETWORK_HINT = "check the network and the hub's address; what was done so far can simply be done again"

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from adreg.errors import IntegrityError, RemoteError, UsageError
 from adreg.progress import Task
-from adreg.registry.remotes.hub_checksums import Checksum, digests_of
-from adreg.registry.remotes.hub_errors import hub_errors
-from adreg.registry.remotes.hub_reference import HubReference, is_commit
+from adreg.registry.hub.checksums import Checksum, digests_of
+from adreg.registry.hub.errors import hub_errors
+from adreg.registry.hub.reference import HubReference, is_commit
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from adreg.errors import ConflictError, FormatError, RemoteError
 from adreg.formats.strictjson import parse_object
-from adreg.registry.remotes import objectlayout as layout
-from adreg.registry.remotes.objectstore import ObjectStore
+from adreg.registry.remotes.objects import layout
+from adreg.registry.remotes.objects.store import ObjectStore
 from adreg.registry.store.blobs import DIGEST
 
 RULE = "S-OBJ-1"

@@ -1,6 +1,6 @@
 """The one thing that a remote of objects asks of its store: objects are created once, whole, or not at all.
 
-`BucketStore` is S3 or Google's store through fsspec. Refuses to know what the objects mean; `folderstore` is the other.
+`BucketStore` is S3 or Google's store through fsspec. Refuses to know what the objects mean; `folder` is the other.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from adreg.errors import FormatError, RemoteError
-from adreg.registry.remotes.objecterrors import AGAIN, Bucket, bucket_errors, is_absent, is_conflict, is_there
+from adreg.registry.remotes.objects.errors import AGAIN, Bucket, bucket_errors, is_absent, is_conflict, is_there
 
 JSON_LIMIT = 1 << 20
 READ_TOGETHER = 32

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from adreg.errors import ConflictError, FormatError, RemoteError
 from adreg.formats.strictjson import parse_object
-from adreg.registry.remotes.objectlayout import MARKER
-from adreg.registry.remotes.objectstore import Listing, ObjectStore
+from adreg.registry.remotes.objects.layout import MARKER
+from adreg.registry.remotes.objects.store import Listing, ObjectStore
 
 FORMAT, VERSION = "adreg-remote", 1
 CONTENT = json.dumps({"format": FORMAT, "version": VERSION}).encode()

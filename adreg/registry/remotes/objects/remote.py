@@ -16,11 +16,10 @@ from adreg.errors import BadReference, ConflictError, FormatError, IntegrityErro
 from adreg.formats.atomic import disk_errors
 from adreg.formats.strictjson import parse_object
 from adreg.registry.manifest import Manifest
-from adreg.registry.remotes import objectaliases
-from adreg.registry.remotes import objectlayout as layout
-from adreg.registry.remotes.objectmarker import check_place, mark
-from adreg.registry.remotes.objectstore import ObjectStore, require_small
-from adreg.registry.remotes.objecturl import find_store
+from adreg.registry.remotes.objects import aliases, layout
+from adreg.registry.remotes.objects.marker import check_place, mark
+from adreg.registry.remotes.objects.store import ObjectStore, require_small
+from adreg.registry.remotes.objects.url import find_store
 
 RULE = "S-OBJ-1"
 
@@ -63,7 +62,7 @@ class ObjectRemote:
     def aliases(self, name: str) -> dict[str, str]:
         """Alias → digest of the version that it means. Raises `FormatError` for an entry that is none."""
         known = layout.aliases(self.store.children(layout.aliases_key(name)).folders)
-        meanings = {alias: objectaliases.current(self.store, name, alias).digest for alias in known}
+        meanings = {alias: aliases.current(self.store, name, alias).digest for alias in known}
         return {alias: digest for alias, digest in meanings.items() if digest}
 
     def has_blob(self, digest: str) -> bool:
@@ -115,11 +114,11 @@ class ObjectRemote:
         known = self.versions(name)
         if digest not in (version.digest for version in known):
             raise NotFoundError("version", f"{name}@{digest[:19]}", [f"{name}:{version.number}" for version in known[-3:]])
-        objectaliases.move(self.store, name, alias, digest, expect)
+        aliases.move(self.store, name, alias, digest, expect)
 
     def remove_alias(self, name: str, alias: str, expect: str) -> None:
         """Let `alias` mean nothing, if it means `expect` now. Raises `ConflictError`."""
-        objectaliases.move(self.store, name, alias, None, expect)
+        aliases.move(self.store, name, alias, None, expect)
 
     def _begin(self) -> None:
         """Before the first change: make sure that this place is a remote, and that its store can be relied on."""

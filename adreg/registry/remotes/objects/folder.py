@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from adreg.errors import RemoteError
 from adreg.formats.atomic import sync
-from adreg.registry.remotes.objectstore import JSON_LIMIT, PIECE, Listing, require_small
+from adreg.registry.remotes.objects.store import JSON_LIMIT, PIECE, Listing, require_small
 
 UNFINISHED = ".adreg-unfinished"
 ABANDONED_SECONDS = 24 * 3600

@@ -9,9 +9,9 @@ from typing import Any
 from urllib.parse import unquote
 
 from adreg.errors import MissingExtra, UsageError
-from adreg.registry.remotes.folderstore import FolderStore
-from adreg.registry.remotes.objecterrors import GCS, S3, Bucket
-from adreg.registry.remotes.objectstore import BucketStore, ObjectStore
+from adreg.registry.remotes.objects.errors import GCS, S3, Bucket
+from adreg.registry.remotes.objects.folder import FolderStore
+from adreg.registry.remotes.objects.store import BucketStore, ObjectStore
 
 BUCKETS = {"s3": S3, "gs": GCS}
 FRESH = {"use_listings_cache": False, "skip_instance_cache": True}

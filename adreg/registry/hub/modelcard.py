@@ -15,8 +15,8 @@ from typing import Any
 import adreg
 from adreg.formats.fingerprint import BaseIds
 from adreg.formats.strictjson import JsonObject
-from adreg.registry.remotes.card_merge import compose_card, marked
-from adreg.registry.remotes.hub_reference import is_commit, is_repo
+from adreg.registry.hub.card import compose_card, marked
+from adreg.registry.hub.reference import is_commit, is_repo
 
 LOSS_PICTURE = "loss.svg"
 SHOWN = 200

@@ -9,9 +9,9 @@ from adreg.errors import FormatError, PickleRefused
 from adreg.formats.adapter import CONFIG, WEIGHTS
 from adreg.formats.atomic import atomic_folder
 from adreg.progress import SILENT, Progress
+from adreg.registry.hub.client import Hub, Listing
+from adreg.registry.hub.reference import HubReference
 from adreg.registry.push import STORED
-from adreg.registry.remotes.hub_client import Hub, Listing
-from adreg.registry.remotes.hub_reference import HubReference
 
 WEIGHTS_LIMIT = 32 << 30
 FILE_LIMIT = 100 << 20

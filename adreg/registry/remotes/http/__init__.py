@@ -1,0 +1,1 @@
+"""Another adreg as a remote, over HTTP."""
