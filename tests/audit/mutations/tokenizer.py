@@ -39,8 +39,15 @@ def settings(**changes: Any) -> Callable[[Path], None]:
     return apply
 
 
+def written(name: str, text: str) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        (folder / name).write_text(text)
+
+    return apply
+
+
 def template(text: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / "chat_template.jinja").write_text(text) and None
+    return written("chat_template.jinja", text)
 
 
 def swap_two(found: dict[str, Any]) -> None:
@@ -78,7 +85,7 @@ def retemplated(subject: Subject) -> Subject:
 
 
 MUTATIONS: tuple[Mutation, ...] = (
-    Mutation("T-TOK-0", lambda folder: (folder / TOKENIZER).write_text("{") and None, label="no JSON"),
+    Mutation("T-TOK-0", written(TOKENIZER, "{"), label="no JSON"),
     Mutation("T-TOK-0", tokenizer(lambda found: found["model"].update(vocab=[1, 2])), label="no vocabulary"),
     Mutation("T-TOK-0", template("{{ 1 }}" + " " * 1_000_000), label="a template of a megabyte"),
     Mutation("T-TOK-1", alter=retokenized, label="the base's tokenizer changed"),
