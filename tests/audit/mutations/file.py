@@ -151,7 +151,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("F-HDR-3", with_text(lambda text: text.replace("[", "[[", 1)), label="no JSON"),
     Mutation("F-HDR-4", header(extra_field), BROKEN, label="an unknown field"),
     Mutation("F-HDR-4", header(odd_metadata), label="metadata that is no text"),
-    Mutation("F-HDR-5", header(many), applies_to=lambda clean: clean.name == "llama LoRA"),
+    Mutation("F-HDR-5", header(many), applies_to=plain, speed=Speed.HEADER),
     Mutation("F-OFF-1", with_payload(lambda payload: payload[:-3]), label="cut short"),
     Mutation("F-OFF-1", with_payload(lambda payload: payload + b"PK\x03\x04"), label="another file behind it"),
     Mutation("F-OFF-1", header(hole), label="a hole"),

@@ -76,7 +76,13 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("X-ENG-3", widened(24), SPECTRAL, named("mistral one layer", "neox LoRA"), judged_for("vllm"), "beyond 16"),
     Mutation("X-ENG-4", alter=judged_for("llama.cpp"), applies_to=named("opt LoRA expression"), label="OPT"),
     Mutation("X-GGUF-1", alter=judged_for("llama.cpp"), applies_to=named("gpt2 LoRA"), label="GPT-2"),
-    Mutation("X-GGUF-2", alter=on_a_tied_base, applies_to=named("untied embedding"), label="tied"),
+    Mutation(
+        "X-GGUF-2",
+        consequences=frozenset({"B-TIE-1"}),
+        alter=on_a_tied_base,
+        applies_to=named("untied embedding"),
+        label="tied",
+    ),
     Mutation(
         "X-OLL-1",
         alter=judged_for("ollama"),
