@@ -1,4 +1,4 @@
-"""All rules for adapters, collected from `rules/`. Knows which there are, not what they look for."""
+"""All rules for adapters and for GGUF files, collected from `rules/`. Knows which there are, not what they look for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+from adreg.audit.gguf import GgufSubject
 from adreg.audit.rule import Rule
 from adreg.audit.rules import (
     base,
@@ -13,6 +14,9 @@ from adreg.audit.rules import (
     duplicates,
     file,
     folder,
+    gguf,
+    ggufidentity,
+    gguflora,
     keys,
     quality,
     readiness,
@@ -35,3 +39,7 @@ RULES: tuple[Rule[Subject], ...] = tuple(
     found for module in MODULES for found in sorted(rules_of(module), key=lambda found: found.id)
 )
 BY_ID = {found.id: found for found in RULES}
+GGUF_RULES: tuple[Rule[GgufSubject], ...] = tuple(
+    found for module in (gguf, ggufidentity, gguflora) for found in sorted(rules_of(module), key=lambda found: found.id)
+)
+EVERY_RULE: tuple[Rule[Any], ...] = (*RULES, *GGUF_RULES)

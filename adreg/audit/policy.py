@@ -68,9 +68,9 @@ def require(operation: str, name: str, report: AuditReport, allow: Collection[st
 
 def check_ids(ids: Collection[str]) -> frozenset[str]:
     """`ids` as a set. Raises `UsageError` for one that no rule has."""
-    from adreg.audit.catalogue import BY_ID
+    from adreg.audit.catalogue import EVERY_RULE
 
-    unknown = sorted(set(ids) - set(BY_ID))
+    unknown = sorted(set(ids) - {rule.id for rule in EVERY_RULE})
     if unknown:
         raise UsageError(f"no audit rule is called {unknown[0]!r}", "`adreg audit` shows the ids of what it found")
     return frozenset(ids)

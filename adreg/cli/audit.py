@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from adreg.cli.audit_gguf import audit_gguf, means_gguf
 from adreg.cli.common import AllowOption, BaseOption, Json, Quiet, complete_reference, is_folder, quiet_libraries, registry
 from adreg.cli.output import COLOURS, Output, print_line, stderr_console
 from adreg.cli.progress import progress
@@ -53,7 +54,7 @@ def audit(
         str,
         typer.Argument(
             metavar="REF|DIR|FILE",
-            help="A version, an adapter folder, or a safetensors file.",
+            help="A version, an adapter folder, a safetensors file, or a GGUF model or LoRA.",
             autocompletion=complete_reference,
         ),
     ],
@@ -82,8 +83,14 @@ def audit(
         raise UsageError("--headers and --deep exclude each other")
     out = Output(json or sarif or junit, quiet)
     found = registry()
-    seen = find_subject(found, subject, base, target.value, out)
-    report = judge(seen, Speed.HEADER if headers else Speed.FULL)
+    speed = Speed.HEADER if headers else Speed.FULL
+    if means_gguf(subject):
+        if deep:
+            raise UsageError("--deep runs adapter folders, no GGUF files", "adreg merge verifies a GGUF file as it writes it")
+        report = audit_gguf(found, subject, base, target.value, speed, out)
+    else:
+        seen = find_subject(found, subject, base, target.value, out)
+        report = judge(seen, speed)
     if deep:
         report = judge_deeply(found, seen, report, base, out)
     severity = Severity[fail_on.name]
@@ -148,10 +155,10 @@ def is_allowed(finding: Finding, allowed: frozenset[str]) -> bool:
 
 
 def print_sarif(subject: str, report: AuditReport, allowed: frozenset[str]) -> None:
-    from adreg.audit.catalogue import RULES
+    from adreg.audit.catalogue import EVERY_RULE
     from adreg.audit.sarif import to_sarif
 
-    print_line(to_sarif(subject, report, RULES, allowed))
+    print_line(to_sarif(subject, report, EVERY_RULE, allowed))
 
 
 def print_junit(subject: str, report: AuditReport, fail_on: int, allowed: frozenset[str]) -> None:

@@ -71,16 +71,23 @@ def convert_lora(made: Made, base: Path, output: Path) -> tuple[str, list[str]]:
     return "convert_lora_to_gguf.py", [str(made.folder), "--base", str(base), "--outtype", "f32", "--outfile", str(output)]
 
 
-def ask_llamacpp(made: Made, base: Path, lora: Path) -> Answer:
-    """Run the LoRA on the base, both GGUF files, and compare."""
-    ids = ",".join(map(str, IDS))
-    command = [sys.executable, str(HERE / "lora_child.py"), str(base), str(lora), ids, str(TOP)]
+def run_llamacpp(base: Path, lora: Path, ids: Sequence[int] = IDS) -> tuple[str, list[dict[str, float]] | None]:
+    """What llama.cpp complains of, or the likeliest tokens after every prefix of `ids` with the LoRA on the base."""
+    listed = ",".join(map(str, ids))
+    command = [sys.executable, str(HERE / "lora_child.py"), str(base), str(lora), listed, str(TOP)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no word"]
-        return Answer(False, next((line.partition(" E ")[2] for line in lines if " E " in line), lines[-1]).strip()[:160])
-    found = json.loads(done.stdout)
+        return next((line.partition(" E ")[2] for line in lines if " E " in line), lines[-1]).strip()[:160], None
+    return "", json.loads(done.stdout)
+
+
+def ask_llamacpp(made: Made, base: Path, lora: Path) -> Answer:
+    """Run the LoRA on the base, both GGUF files, and compare."""
+    said, found = run_llamacpp(base, lora)
+    if found is None:
+        return Answer(False, said)
     first = made.variant.first
     pairs = zip(found[first:], made.trained[first:], strict=True)
     off = max(abs(value - float(row[int(token)])) for likely, row in pairs for token, value in likely.items())
