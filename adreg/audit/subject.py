@@ -65,10 +65,12 @@ class RegistryFacts:
 @dataclass(frozen=True)
 class PromptProbe:
     """What one fixed prompt gave, base against adapter, with eager attention: the divergence of the next-token
-    distributions in nats, the mean log probability of the prompt's tokens under each, and whether a logit was NaN."""
+    distributions and the largest change of a log probability, both in nats, the mean log probability of the prompt's
+    tokens under each, and whether a logit was NaN."""
 
     prompt: str
     divergence: float
+    largest_change: float
     base_log_probability: float
     adapter_log_probability: float
     has_nan: bool

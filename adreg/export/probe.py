@@ -106,9 +106,10 @@ def _probe(prompt: str, ids: Sequence[int], before: Float32, after: Float32) -> 
     import numpy as np
 
     places, following = np.arange(len(ids) - 1), np.array(ids[1:], dtype=np.int64)
-    divergence = (np.exp(before) * (before - after)).sum(axis=1).mean()
+    change = before.astype(np.float64) - after
+    divergence = (np.exp(before) * change).sum(axis=1).mean()
     was, now = (float(values[places, following].mean()) for values in (before, after))
-    return PromptProbe(prompt, float(divergence), was, now, bool(np.isnan(after).any()))
+    return PromptProbe(prompt, float(divergence), float(np.abs(change).max()), was, now, bool(np.isnan(after).any()))
 
 
 @contextmanager

@@ -60,6 +60,11 @@ def test_an_adapter_of_zeros_changes_no_answer(copy, tiny_llama):
     assert behaviour(found) == [(Severity.WARN, f"changes the answer to none of {len(PROMPTS)} prompts")]
 
 
+def test_a_faint_adapter_is_not_called_one_without_effect(copy, tiny_llama):
+    found = deep(rewrite(copy, lambda name, value: value.mul_(1e-3) if "lora_B" in name else None), tiny_llama)
+    assert found.probe[0].divergence < 1e-6 < found.probe[0].largest_change and behaviour(found) == []
+
+
 def test_nan_in_one_projection_shows(copy, tiny_llama):
     rewrite(copy, lambda name, value: value.fill_(float("nan")) if "layers.0.self_attn.q_proj.lora_B" in name else None)
     found = deep(copy, tiny_llama)

@@ -197,7 +197,7 @@ def _regular(layers: list[int]) -> bool:
 def behaviour(subject: Subject) -> Iterator[Seen]:
     count = len(subject.probe)
     broken = [probe for probe in subject.probe if probe.has_nan]
-    most = max((probe.divergence for probe in subject.probe), default=0.0)
+    most = max((probe.largest_change for probe in subject.probe), default=0.0)
     if subject.probe_failure:
         yield Seen("PEFT does not load it on its base", seen=subject.probe_failure, severity=Severity.ERR)
     elif broken:

@@ -160,8 +160,8 @@ def remember(clean: Clean) -> bool:
     return low_rank(clean)
 
 
-def probed(divergence: float, has_nan: bool = False) -> Callable[[Subject], Subject]:
-    probes = tuple(PromptProbe(prompt, divergence, -2.0, -2.0, has_nan) for prompt in ("one", "two"))
+def probed(change: float, has_nan: bool = False) -> Callable[[Subject], Subject]:
+    probes = tuple(PromptProbe(prompt, change, change, -2.0, -2.0, has_nan) for prompt in ("one", "two"))
     return lambda subject: replace(subject, probe=probes)
 
 
