@@ -44,11 +44,13 @@ def template_changed(subject: Subject) -> Iterator[Seen]:
     Cost.TOKENIZER,
     why="without `add_generation_prompt` the model may continue the question instead of answering it",
     fix="take the base's template, or end yours with the beginning of an answer",
+    varies="info for the base's own: some formats mark the end of the question instead",
 )
 def no_generation_prompt(subject: Subject) -> Iterator[Seen]:
     template = subject.own_tokenizer.template
     if template is not None and "add_generation_prompt" not in template:
-        yield Seen("its chat template knows no add_generation_prompt", OWN)
+        severity = Severity.INFO if _is_known(subject) else None
+        yield Seen("its chat template knows no add_generation_prompt", OWN, severity=severity)
 
 
 @rule(
