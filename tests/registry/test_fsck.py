@@ -219,7 +219,7 @@ def test_repair_sets_damage_aside_and_fetches_it_again_by_digest(home):
     assert mend(home, remote).clean
     assert {problem.repaired for problem in mend(home).problems} == set()
     assert path.read_bytes() == good and look(home, ALL).clean
-    assert next((home / "quarantine").iterdir()).read_bytes().startswith(b"damaged")
+    assert any(file.read_bytes().startswith(b"damaged") for file in (home / "quarantine").iterdir())
 
 
 def test_a_missing_blob_comes_back_from_the_trash(home):
