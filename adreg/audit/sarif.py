@@ -12,6 +12,7 @@ from adreg.audit.rule import Rule
 from adreg.formats.adapter import CONFIG, WEIGHTS
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+ABOUT_FILES = ("F-DIR-2", "F-DIR-3", "F-DIR-4", "S-PKL-2", "S-PATH-1", "S-SEC-1")
 LEVELS = {Severity.BLOCK: "error", Severity.ERR: "error", Severity.WARN: "warning", Severity.INFO: "note"}
 
 
@@ -63,4 +64,4 @@ def _uri(subject: str, finding: Finding) -> str:
     from urllib.parse import quote
 
     file = CONFIG if finding.rule.startswith("K-CFG") else WEIGHTS
-    return f"{quote(subject)}/{file}"
+    return f"{quote(subject)}/{quote(finding.where) if finding.rule in ABOUT_FILES else file}"

@@ -97,7 +97,7 @@ RECIPES: dict[str, Recipe] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Clean:
     """One clean adapter: its folder, the folder and the card of its base, and the engine that takes it."""
 

@@ -74,9 +74,11 @@ def same_as_the_library(raw: bytes, tensors: Any) -> None:
 def run_as_peft(raw: dict[str, Any]) -> None:
     """Match the expressions that the audit lets through against 200 modules, as PEFT does."""
     names = [sample.format(number, number) for number in range(70) for sample in SAMPLES]
-    expressions = [
-        raw[field] for field in ("target_modules", "exclude_modules", "layers_pattern") if isinstance(raw.get(field), str)
-    ]
+    from adreg.formats.adaptervalues import FRAMES
+
+    fields = ("target_modules", "exclude_modules", "layers_pattern")
+    written = {field: raw[field] for field in fields if isinstance(raw.get(field), str)}
+    expressions = [FRAMES.get(field, "{}").replace("{}", text) for field, text in written.items()]
     for field in ("rank_pattern", "alpha_pattern"):
         expressions += [rf"(.*\.)?({key})" for key in raw.get(field) or ()] if raw.get("peft_type") == "LORA" else []
     for expression in expressions:

@@ -84,7 +84,7 @@ def test_pages_are_current():
 
 
 def test_an_allowed_error_passes_and_is_told_but_a_block_is_not(copy):
-    report = audit_folder(configure(copy, use_dora=True))
+    report = audit_folder(configure(copy, use_qalora=True))
     decision = require("merge", "copy", report, allow=["K-CFG-8"])
     assert decision.event and decision.event["rules"] == ["K-CFG-8"] and decision.event["operation"] == "merge"
     with pytest.raises(AuditRefused):
@@ -96,7 +96,7 @@ def test_an_allowed_error_passes_and_is_told_but_a_block_is_not(copy):
 
 
 def test_outputs_keep_what_was_allowed(copy):
-    report = judge(Subject(inspect_folder(configure(copy, use_dora=True))), Speed.FULL)
+    report = judge(Subject(inspect_folder(configure(copy, use_qalora=True))), Speed.FULL)
     run = json.loads(to_sarif("a b:1", report, RULES, {"K-CFG-8"}))["runs"][0]
     (result,) = run["results"]
     assert result["suppressions"] and run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"] == "K-CFG-8"
@@ -104,7 +104,7 @@ def test_outputs_keep_what_was_allowed(copy):
     failing = fromstring(to_junit("a\x00b", report, Severity.ERR))[0]
     assert failing.get("failures") == "1" and failing.get("skipped") == str(len(report.skipped)) != "0"
     allowed = fromstring(to_junit("a", report, Severity.ERR, {"K-CFG-8"}))[0]
-    assert allowed.get("failures") == "0" and "use_dora" in (allowed.findtext(".//system-out") or "")
+    assert allowed.get("failures") == "0" and "use_qalora" in (allowed.findtext(".//system-out") or "")
 
 
 def test_other_spellings_are_named(copy):

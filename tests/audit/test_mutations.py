@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,9 +35,14 @@ def fired(subject: Subject, speed: Speed) -> frozenset[str]:
     return frozenset(finding.rule for finding in judge(subject, speed).findings)
 
 
+@cache
+def fired_before(clean: Clean, speed: Speed) -> frozenset[str]:
+    return fired(clean.subject(clean.folder), speed)
+
+
 def wrong(mutation: Mutation, clean: Clean, place: Path) -> str:
     """What is wrong with the answer to `mutation` of `clean`, or an empty string."""
-    before = fired(clean.subject(clean.folder), mutation.speed)
+    before = fired_before(clean, mutation.speed)
     folder = shutil.copytree(clean.folder, place / "mutated")
     try:
         mutation.apply(folder)

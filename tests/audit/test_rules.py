@@ -142,9 +142,9 @@ def test_a_planted_fault_is_found_by_its_rule(copy, card, rule, fault):
 
 def test_more_than_plain_lora_is_an_error_by_name(copy, card):
     config = copy / "adapter_config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "use_dora": True}))
+    config.write_text(json.dumps({**json.loads(config.read_text()), "use_qalora": True}))
     (finding,) = audit_folder(copy, card.ids, card).findings
-    assert finding.rule == "K-CFG-8" and "use_dora" in finding.message
+    assert finding.rule == "K-CFG-8" and "use_qalora" in finding.message
 
 
 def test_unreadable_files_are_one_blocking_finding(copy, card):

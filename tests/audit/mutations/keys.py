@@ -224,7 +224,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("K-CFG-7", configure(init_lora_weights="pissa_niter_16"), applies_to=lora, label="PiSSA"),
     Mutation("K-CFG-7", configure(init_lora_weights="olora"), applies_to=lora, label="OLoRA"),
     Mutation("K-CFG-7", configure(init_lora_weights="loftq"), applies_to=lora, label="LoftQ"),
-    Mutation("K-CFG-8", configure(use_dora=True), applies_to=plain, label="DoRA"),
+    Mutation("K-CFG-8", configure(use_qalora=True), applies_to=plain, label="QALoRA"),
     Mutation("K-CFG-8", configure(use_novel_thing=True), applies_to=plain, label="unknown"),
     Mutation("K-CFG-9", configure(peft_version="99.0.0"), label="newer"),
     Mutation("K-CFG-9", configure(use_novel_thing=True), applies_to=lambda clean: not plain(clean), label="unknown"),
