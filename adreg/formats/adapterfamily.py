@@ -34,6 +34,8 @@ WHOLE: dict[Kind, tuple[frozenset[str], ...]] = {
     Kind.LN_TUNING: (frozenset({"weight"}),),
 }
 MODIFIED_BASE = ("pissa", "olora", "corda", "loftq")
+TRAINED_BIASES = {"all": (".bias",), "lora_only": (".base_layer.bias",)}
+SHORTEST_ENDING = 4
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in")
 OUTPUT_HEADS = ("lm_head", "embed_out", "output")
 
@@ -166,9 +168,14 @@ def _belongs(key: FamilyKey, kind: Kind) -> bool:
 
 
 def _is_saved(config: JsonObject, raw: str) -> bool:
-    """Whether `raw` is a parameter of a module that modules_to_save names."""
-    names = config.get("modules_to_save")
-    if not raw.startswith(PREFIX) or not isinstance(names, list):
+    """Whether `raw` is a bias that the configuration says is trained, or a parameter of a module that modules_to_save
+    names: by its whole name anywhere, or by the end of its own name. Source: peft utils/other.py, _set_trainable."""
+    if not raw.startswith(PREFIX):
         return False
+    if raw.endswith(TRAINED_BIASES.get(str(config.get("bias")), ())):
+        return True
+    names = config.get("modules_to_save")
     path = f".{raw.removeprefix(PREFIX)}"
-    return any(isinstance(name, str) and name and f".{name}." in path for name in names)
+    module, listed = path.rpartition(".")[0], names if isinstance(names, list) else []
+    wanted = [name for name in listed if isinstance(name, str) and name]
+    return any(f".{name}." in path or (len(name) >= SHORTEST_ENDING and module.endswith(name)) for name in wanted)

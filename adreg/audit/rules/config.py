@@ -33,6 +33,7 @@ k_cfg_5 = format_rule(
     why="loaders match it against every module's name, and never come back",
     fix="write plain module names",
 )
+REPEATED_BY_PEFT = ("pissa", "olora")
 
 
 @rule(
@@ -164,10 +165,19 @@ def _trusting(value: object, path: str) -> Iterator[str]:
     Cost.HEADER,
     why="its training took a part out of the base's weights; on the base as it is published the adapter adds to what is whole",
     fix="convert it: save_pretrained(path_initial_model_for_weight_conversion=...)",
+    varies="info for PEFT where the initialisation is the same every time, as pissa's and olora's are",
 )
 def modified_base(subject: Subject) -> Iterator[Seen]:
     init = subject.raw.get("init_lora_weights")
-    if isinstance(init, str) and init.lower().startswith(MODIFIED_BASE):
+    if not (isinstance(init, str) and init.lower().startswith(MODIFIED_BASE)):
+        return
+    if subject.target == "peft" and init.lower() in REPEATED_BY_PEFT:
+        message, why = (
+            f"was initialised as {init}, which PEFT repeats as it loads",
+            "it takes the same part out of the base again",
+        )
+        yield Seen(message, "init_lora_weights", init, "true", Severity.INFO, why, "nothing to do for PEFT")
+    else:
         yield Seen(f"was initialised as {init[:40]}", "init_lora_weights", seen=init[:40], expected="true")
 
 

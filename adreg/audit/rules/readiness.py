@@ -113,6 +113,23 @@ def base_not_taken(subject: Subject) -> Iterator[Seen]:
 
 
 @rule(
+    "X-ENG-5",
+    "DoRA without its magnitudes",
+    Severity.ERR,
+    Cost.HEADER,
+    why="PEFT takes the norms of the base's rows in their place, without a word, and not what was trained",
+    fix="save the adapter again",
+)
+def magnitudes_missing(subject: Subject) -> Iterator[Seen]:
+    engine = engine_of(subject)
+    if engine is None or Feature.DORA in engine.features or subject.raw.get("use_dora") is not True:
+        return
+    lacking = [name for name, parts in subject.family.modules.items() if "magnitude" not in parts]
+    if lacking:
+        yield Seen(f"{len(lacking)} modules have no lora_magnitude_vector, such as {lacking[0]}", lacking[0])
+
+
+@rule(
     "X-GGUF-1",
     "an update of a transposed weight, which llama.cpp's converter transposes again",
     Severity.ERR,

@@ -21,6 +21,8 @@ OURS = {Style.PEFT, Style.BARE}
 
 @rule("B-SHP-1", "the base has no such module", Severity.BLOCK, Cost.BASE, why=SILENT_LOAD, fix=RIGHT_BASE)
 def missing_modules(subject: Subject) -> Iterator[Seen]:
+    if subject.raw.get("layer_replication"):
+        return  # its modules count the layers of a model that PEFT builds out of the base
     base = BaseWeights(subject.card)
     for module in _modules(subject):
         if not base.has(module):
@@ -88,10 +90,30 @@ def uncovered_layers(subject: Subject) -> Iterator[Seen]:
         return
     adapted = {canonical_name(module) for module in _modules(subject)}
     kinds, base = {ending(name) for name in adapted}, BaseWeights(subject.card)
-    missed = sorted(own for name, own in base.modules.items() if name not in adapted and ending(name) in kinds)
+    wanted = _listed(subject)
+    missed = sorted(
+        own
+        for name, own in base.modules.items()
+        if name not in adapted and ending(name) in kinds and f".{name}".endswith(wanted)
+    )
     if missed:
         message = f"{len(missed)} modules of the adapted kinds are untouched, such as {missed[0]}"
         yield Seen(message, missed[0], seen=len(missed), expected=0)
+
+
+def _listed(subject: Subject) -> tuple[str, ...]:
+    """The ends of the names of the modules that are listed as targets, behind any number; any end where an expression
+    says which."""
+    targets = subject.raw.get("target_modules")
+    names = [target for target in targets if isinstance(target, str) and target] if isinstance(targets, list) else []
+    return tuple(f".{_behind_numbers(name)}" for name in names) or ("",)
+
+
+def _behind_numbers(name: str) -> str:
+    """The parts behind the last number, such as `self_attn.q_proj` of `layers.0.self_attn.q_proj`."""
+    parts = name.split(".")
+    behind = next((index for index in range(len(parts), 0, -1) if parts[index - 1].isdecimal()), 0)
+    return ".".join(parts[behind:])
 
 
 @rule(

@@ -46,6 +46,11 @@ def widened(rank: int) -> Callable[[Path], None]:
     return both
 
 
+def without_magnitudes(found: dict[str, Array]) -> None:
+    for name in [name for name in found if "magnitude" in name]:
+        del found[name]
+
+
 def as_position_embedding(folder: Path) -> None:
     def rename(found: dict[str, Array]) -> None:
         for name in list(found):
@@ -75,6 +80,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("X-ENG-3", widened(520), SPECTRAL, named("mistral one layer", "neox LoRA"), judged_for("vllm"), "beyond 512"),
     Mutation("X-ENG-3", widened(24), SPECTRAL, named("mistral one layer", "neox LoRA"), judged_for("vllm"), "beyond 16"),
     Mutation("X-ENG-4", alter=judged_for("llama.cpp"), applies_to=named("opt LoRA expression"), label="OPT"),
+    Mutation("X-ENG-5", tensors(without_magnitudes), applies_to=named("qwen3 DoRA"), label="PEFT"),
     Mutation("X-GGUF-1", alter=judged_for("llama.cpp"), applies_to=named("gpt2 LoRA"), label="GPT-2"),
     Mutation(
         "X-GGUF-2",
