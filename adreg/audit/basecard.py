@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from adreg.formats.checkpoint import Checkpoint
 from adreg.formats.fingerprint import BaseIds
 from adreg.formats.modelconfig import ties_embeddings
 from adreg.formats.packed import Quantisation
+from adreg.formats.tokenizer import token_count
 
 QUANT_OF = "QUANT-OF"
+COMMIT = re.compile("[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,9 @@ class Relative:
 class BaseCard:
     """The recorded fingerprints of a base, its tensor shapes, and how its architecture names things.
 
-    `relatives` are found anew when the card is read, and no part of its JSON.
+    `tokens` is one more than its tokenizer's largest id, `special` the texts of its special tokens by role, `commit` the
+    one of the hub's snapshot that it lies in; each where it is known. `relatives` are found anew when the card is read,
+    and no part of its JSON.
     """
 
     name: str
@@ -48,6 +54,9 @@ class BaseCard:
     tied: bool
     container: str = "safetensors"
     quantisation: Quantisation | None = None
+    tokens: int | None = None
+    special: dict[str, str] = field(default_factory=dict)
+    commit: str | None = None
     relatives: tuple[Relative, ...] = ()
 
     @property
@@ -94,4 +103,17 @@ def make_card(name: str, base: Checkpoint, ids: BaseIds) -> BaseCard:
         tied=ties_embeddings(base.config),
         container=base.container,
         quantisation=base.quantisation,
+        tokens=_token_count(base),
+        special=base.tokenizer.special_tokens,
+        commit=_commit_of(base.folder),
     )
+
+
+def _token_count(base: Checkpoint) -> int | None:
+    definition = base.tokenizer.definition if base.container == "safetensors" else None
+    return None if definition is None else token_count(definition)
+
+
+def _commit_of(folder: Path) -> str | None:
+    """The commit whose snapshot in the hub's cache `folder` is, or None."""
+    return folder.name if folder.parent.name == "snapshots" and COMMIT.fullmatch(folder.name) else None

@@ -1,4 +1,4 @@
-"""What an audit says: findings with stable ids, and the verdict on the base."""
+"""What an audit says: findings with stable ids, the verdict on the base, and the report of both."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that an audit rule saw: what, where, why it matters and what to do."""
+    """One thing that an audit rule saw: what and where, the value seen and the one expected, why it matters and what
+    to do. `where` is a module, a tensor, a field, a file or a base."""
 
     rule: str
     severity: Severity
@@ -46,17 +47,31 @@ class Finding:
     why: str
     fix: str
     where: str = ""
+    seen: str = ""
+    expected: str = ""
+
+    @property
+    def docs(self) -> str:
+        """The rule's page, from the root of the repository."""
+        return page_of(self.rule)
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "severity": self.severity.label}
+        return {**asdict(self), "severity": self.severity.label, "docs": self.docs}
 
 
 @dataclass(frozen=True)
 class AuditReport:
-    """All findings about one adapter, worst first, and the verdict if a base was at hand."""
+    """All findings about one adapter, worst first, and the verdict on the base if one was at hand.
+
+    `checked` are the ids of the rules that ran, `skipped` why the others did not, by id; `target` is the engine that it
+    was judged for.
+    """
 
     verdict: Verdict
     findings: tuple[Finding, ...]
+    checked: tuple[str, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+    target: str = "adreg"
 
     @property
     def worst(self) -> Severity:
@@ -66,10 +81,20 @@ class AuditReport:
         return tuple(finding for finding in self.findings if finding.severity >= severity)
 
     def as_json(self) -> dict[str, Any]:
-        return {"verdict": self.verdict.value, "findings": [finding.as_json() for finding in self.findings]}
+        return {
+            "verdict": self.verdict.value,
+            "target": self.target,
+            "findings": [finding.as_json() for finding in self.findings],
+            "checked": list(self.checked),
+            "skipped": dict(self.skipped),
+        }
 
 
-def report(verdict: Verdict, findings: Iterable[Finding]) -> AuditReport:
+def page_of(rule: str) -> str:
+    """Where the page of the rule with this id lies, from the root of the repository."""
+    return f"docs/audit/{rule}.md"
+
+
+def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """`findings`, worst first and then by rule."""
-    ordered = sorted(findings, key=lambda finding: (-finding.severity, finding.rule, finding.where))
-    return AuditReport(verdict, tuple(ordered))
+    return tuple(sorted(findings, key=lambda finding: (-finding.severity, finding.rule, finding.where)))

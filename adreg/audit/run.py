@@ -1,41 +1,86 @@
-"""Runs the rules over an adapter and says which operations the result forbids."""
+"""Runs rules over a subject, at the speed that was asked for, and reports which ran. Refuses nothing: policy does."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
 from pathlib import Path
 
 from adreg.audit.basecard import BaseCard
-from adreg.audit.findings import AuditReport, Severity, Verdict, report
-from adreg.audit.rules import HEADER_RULES, TENSOR_RULES, Subject, finding_of_error, verdict
-from adreg.errors import AuditRefused, FormatError
-from adreg.formats.adapter import Adapter, open_adapter
+from adreg.audit.findings import AuditReport, Finding, Severity, worst_first
+from adreg.audit.rule import Cost, Rule
+from adreg.audit.subject import Subject
+from adreg.formats.adapter import CONFIG, WEIGHTS, Adapter
 from adreg.formats.fingerprint import BaseIds
+from adreg.formats.inspection import inspect_files, inspect_folder
 
-FORBIDS = {"push": Severity.BLOCK, "merge": Severity.ERR, "serve": Severity.ERR}
+
+class Speed(IntEnum):
+    """How much is read: headers only, every tensor of the adapter, or the base as well."""
+
+    HEADER = 0
+    FULL = 1
+    DEEP = 2
+
+
+SPEEDS = {
+    Cost.HEADER: Speed.HEADER,
+    Cost.BASE: Speed.HEADER,
+    Cost.TOKENIZER: Speed.FULL,
+    Cost.TENSORS: Speed.FULL,
+    Cost.DEEP: Speed.DEEP,
+}
+
+
+def judge(subject: Subject, speed: Speed = Speed.FULL) -> AuditReport:
+    """Every rule that `speed` and what is known of `subject` allow."""
+    from adreg.audit.catalogue import RULES
+
+    reasons = {rule.id: _skip(rule, subject, speed) for rule in RULES}
+    run = [rule for rule in RULES if not reasons[rule.id]]
+    findings = [*_all(run, subject), *_unclaimed(run, subject)]
+    return AuditReport(
+        verdict=subject.verdict,
+        findings=worst_first(findings),
+        checked=tuple(rule.id for rule in run),
+        skipped=tuple((id_, reason) for id_, reason in reasons.items() if reason),
+        target=subject.target,
+    )
 
 
 def audit(adapter: Adapter, trained_on: BaseIds | None = None, base: BaseCard | None = None) -> AuditReport:
-    """Every rule over `adapter`; `trained_on` are the ids recorded at training, `base` is the base at hand."""
-    subject = Subject(adapter, trained_on, base)
-    return report(verdict(subject), (finding for rule in HEADER_RULES + TENSOR_RULES for finding in rule(subject)))
+    """Every rule over the two files of `adapter`; `trained_on` are the ids recorded at training, `base` is at hand."""
+    files = {CONFIG: adapter.config.path, WEIGHTS: adapter.file.path}
+    return judge(Subject(inspect_files(files), trained_on, base))
 
 
 def audit_folder(folder: Path, trained_on: BaseIds | None = None, base: BaseCard | None = None) -> AuditReport:
-    """As `audit`; a file that breaks its format becomes a blocking finding instead of an error."""
-    try:
-        adapter = open_adapter(folder)
-    except FormatError as error:
-        return report(Verdict.UNKNOWN, [finding_of_error(error)])
-    return audit(adapter, trained_on, base)
+    """Every rule over an adapter folder, sound or not."""
+    return judge(Subject(inspect_folder(folder), trained_on, base))
 
 
-def require(operation: str, name: str, found: AuditReport, accept_quantised: bool = False) -> None:
-    """Raise `AuditRefused` when `found` forbids `operation` (push, merge or serve) on the adapter `name`.
+def _all(rules: Sequence[Rule[Subject]], subject: Subject) -> Iterator[Finding]:
+    for rule in rules:
+        yield from rule.findings(subject)
 
-    A merge into a copy or the original of the base of the training needs `accept_quantised`.
-    """
-    against = found.at_least(FORBIDS[operation])
-    if operation == "merge" and found.verdict is Verdict.QUANT_OF and not accept_quantised:
-        against += tuple(finding for finding in found.findings if finding.rule == "B-QNT-1")
-    if against:
-        raise AuditRefused(operation, name, against)
+
+def _skip(rule: Rule[Subject], subject: Subject, speed: Speed) -> str:
+    """Why `rule` cannot run, or an empty string."""
+    if SPEEDS[rule.cost] > speed:
+        return f"needs a {'deep' if rule.cost is Cost.DEEP else 'full'} audit"
+    if rule.cost is Cost.BASE and subject.base is None:
+        return "needs a base"
+    if rule.cost is Cost.TOKENIZER and subject.tokenizer is None:
+        return "carries no tokenizer"
+    if rule.cost in (Cost.TENSORS, Cost.DEEP) and not subject.inspection.weights_sound:
+        return "the weights file is broken"
+    return ""
+
+
+def _unclaimed(run: Sequence[Rule[Subject]], subject: Subject) -> Iterator[Finding]:
+    """What breaks a format under a rule id that no rule of the catalogue has: it is never lost."""
+    known = {rule.id for rule in run}
+    for problem in subject.inspection.problems:
+        if problem.rule not in known:
+            why, fix = "what breaks its own format cannot be trusted", "fetch or save the file again"
+            yield Finding(problem.rule, Severity.BLOCK, problem.why, why, fix, subject.name_of(problem.path))

@@ -56,6 +56,10 @@ BaseOption = Annotated[
     str | None, typer.Option("--base", "-b", help="A registered base, or a checkpoint folder.", autocompletion=complete_base)
 ]
 
+AllowOption = Annotated[
+    list[str], typer.Option("--allow", metavar="ID", help="An audit rule whose findings (but no block) you take upon yourself.")
+]
+
 
 def registry() -> Registry:
     """The registry under ADREG_HOME."""

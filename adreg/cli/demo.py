@@ -18,6 +18,7 @@ from adreg.cli.common import registry
 from adreg.cli.impostor import make_impostor
 from adreg.cli.merge import Merged, Wish, carry_out, keep_record, merge_request, proof_lines
 from adreg.cli.output import Output, size, stderr_console
+from adreg.cli.permits import permit
 from adreg.cli.progress import progress
 from adreg.cli.sidebyside import ask_all
 from adreg.errors import AuditRefused, NotFoundError
@@ -130,7 +131,7 @@ def _audit(tour: Tour, base: BaseRecord, versions: list[VersionRecord]) -> None:
 
 
 def _must_refuse(tour: Tour, version: VersionRecord, report: AuditReport) -> None:
-    from adreg.audit.run import require
+    from adreg.audit.policy import require
 
     try:
         require("merge", version.reference, report)
@@ -142,6 +143,7 @@ def _merge(tour: Tour, base: BaseRecord, version: VersionRecord) -> None:
     from adreg.export.plan import plan_merge
 
     with _step(tour, "Merge", f"{version.reference} into one q8_0 GGUF, then the same questions to real llama.cpp"):
+        permit(tour.found, base, [version], "merge", ())
         request = merge_request(tour.found, base, [(version, 1.0)], Wish(tour.folder / "gguf", quant="q8_0"), tour.out)
         merged = carry_out(plan_merge(request), True, tour.out)
         keep_record(tour.found, [version], merged)
@@ -164,6 +166,7 @@ def _serve(tour: Tour, base: BaseRecord, versions: list[VersionRecord]) -> None:
     from adreg.serve.server import running_server
 
     with _step(tour, "Serve", "the base and both adapters on one port; each question goes to all three at once"):
+        permit(tour.found, base, versions, "serve", ())
         engine = load(tour.found, base, versions, tour.out)
         with running_server(create_app(engine)) as url:
             tour.out.note(f"  {url}/v1", "dim")

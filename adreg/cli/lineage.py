@@ -49,7 +49,11 @@ def log(ref: Ref, graph: GraphOption = False, json: Json = False, quiet: Quiet =
 
 def _detail(row: dict[str, Any]) -> str:
     """What changed, for people: where an alias moved, which version."""
-    told = {key: value for key, value in row.items() if key not in ("at", "verb", "actor", "was") and value not in (None, "")}
+    told = {
+        key: value
+        for key, value in row.items()
+        if key not in ("at", "verb", "actor", "was", "findings") and value not in (None, "")
+    }
     if told.get("origin") == "push":
         del told["origin"]
     if row["verb"] == "alias":

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adreg.cli.common import BaseOption, Json, Quiet, complete_reference, quiet_libraries, registry, warn_yanked
+from adreg.cli.common import AllowOption, BaseOption, Json, Quiet, complete_reference, quiet_libraries, registry, warn_yanked
 from adreg.cli.output import Output, size
+from adreg.cli.permits import permit, remember
 from adreg.cli.progress import progress
 from adreg.errors import UsageError, VerificationFailed
 from adreg.references import parse_reference
@@ -39,13 +40,12 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True)
 class Wish:
-    """What the user asked for. `accept_quantised`: merge into the original of the quantised base of the training too."""
+    """What the user asked for."""
 
     output: Path
     to: Target = Target.GGUF
     quant: str | None = None
     precision: Precision = Precision.FAITHFUL
-    accept_quantised: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,6 @@ To = Annotated[Target, typer.Option("--to", help="What to write.")]
 Out = Annotated[Path, typer.Option("--output", "-o", help="A new folder, or a .gguf file.")]
 Quant = Annotated[str | None, typer.Option("--quant", help="GGUF type: f32, f16, bf16 or q8_0.")]
 Verify = Annotated[bool, typer.Option("--verify/--no-verify", help="Run a GGUF in llama.cpp against the adapter.")]
-Quantised = Annotated[
-    bool, typer.Option("--accept-quantised", help="Merge too where the base is a quantised copy, or the original of one.")
-]
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan and write nothing.")]
 
 
@@ -81,7 +78,7 @@ def merge(
     precision: Precision = Precision.FAITHFUL,
     base: BaseOption = None,
     verify: Verify = True,
-    accept_quantised: Quantised = False,
+    allow: AllowOption = [],  # noqa: B006 - typer copies it
     dry_run: DryRun = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -97,13 +94,16 @@ def merge(
     versions = [(found.adapters.resolve(parse_reference(ref)), scale) for ref, scale in scaled]
     warn_yanked(out, [version for version, _ in versions])
     record = found.bases.get(base) if base else base_of(found, [version for version, _ in versions])
-    request = merge_request(found, record, versions, Wish(output, to, quant, precision, accept_quantised), out)
+    plain = [version for version, _ in versions]
+    request = merge_request(found, record, versions, Wish(output, to, quant, precision), out)
+    permits = permit(found, record, plain, "merge", allow)
     plan = plan_merge(request)
     if dry_run:
         out.fields(plan.describe(), "output", [(key, str(value)) for key, value in plan.describe().items()])
         return
+    remember(out, found, permits)
     merged = carry_out(plan, verify and to is Target.GGUF, out)
-    keep_record(found, [version for version, _ in versions], merged)
+    keep_record(found, plain, merged)
     out.done(_told(merged), merged.as_json(), "path")
 
 
@@ -114,14 +114,11 @@ def merge_request(
     wish: Wish,
     out: Output,
 ) -> MergeRequest:
-    """Audit every version against the base's files as they are now, then say what is to be merged."""
-    from adreg.audit.run import require
+    """Check that the base's files are still those of its card, and say what is to be merged. The caller asks the audit."""
     from adreg.export.plan import MergeRequest
     from adreg.export.targets import Source
 
     checkpoint = found.bases.current(record, progress(out.human))
-    for version, _ in versions:
-        require("merge", version.reference, found.adapters.audit(version, record.card), wish.accept_quantised)
     return MergeRequest(
         base=checkpoint,
         sources=tuple(Source(found.adapters.open(version), scale, version.reference) for version, scale in versions),

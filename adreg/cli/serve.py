@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adreg.cli.common import BaseOption, complete_reference, quiet_libraries, registry, warn_yanked
+from adreg.cli.common import AllowOption, BaseOption, complete_reference, quiet_libraries, registry, warn_yanked
 from adreg.cli.merge import base_of
 from adreg.cli.output import Output
+from adreg.cli.permits import permit, remember
 from adreg.cli.progress import progress
 from adreg.errors import UsageError
 from adreg.references import parse_reference
@@ -31,6 +32,7 @@ def serve(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     api_key_file: KeyFile = None,
+    allow: AllowOption = [],  # noqa: B006 - typer copies it
 ) -> None:
     """Serve a base and adapters at /v1/chat/completions; the adapters are the models.
 
@@ -48,7 +50,9 @@ def serve(
     record = found.bases.get(base) if base else base_of(found, versions)
     key = _key(api_key_file)
     check_exposure(host, key is not None)
+    permits = permit(found, record, versions, "serve", allow)
     engine = load(found, record, versions, out)
+    remember(out, found, permits)
 
     def ready(url: str) -> None:
         names = ", ".join([record.name, *(version.adapter for version in versions)])
@@ -58,15 +62,15 @@ def serve(
 
 
 def load(found: Registry, record: BaseRecord, versions: list[VersionRecord], out: Output) -> Engine:
-    """Audit every version against the base's files as they are now, and load them beside one copy of its weights."""
-    from adreg.audit.run import require
+    """Check that the base's files are still those of its card, and load the versions beside one copy of its weights.
+
+    The caller asks the audit.
+    """
     from adreg.serve.catalog import ServedAdapter
     from adreg.serve.loading import load_engine
 
     quiet_libraries()
     found.bases.current(record, progress(out.human))
-    for version in versions:
-        require("serve", version.reference, found.adapters.audit(version, record.card))
     adapters = [
         ServedAdapter(version.adapter, found.adapters.open(version), version.digest, _aliases(version)) for version in versions
     ]

@@ -82,8 +82,11 @@ def open_adapter(folder: Path) -> Adapter:
 
 def load_adapter(config_path: Path, weights_path: Path) -> Adapter:
     """The adapter made of these two files, wherever they lie."""
-    config = read_adapter_config(config_path)
-    file = open_safetensors(weights_path)
+    return assemble_adapter(read_adapter_config(config_path), open_safetensors(weights_path))
+
+
+def assemble_adapter(config: AdapterConfig, file: SafetensorsFile) -> Adapter:
+    """The adapter that a sound configuration and a sound file make."""
     keys = {raw: parse_key(raw) for raw in file}
     by_module: dict[str, dict[str, TensorView]] = defaultdict(dict)
     for raw, key in keys.items():

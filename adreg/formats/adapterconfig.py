@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from adreg.errors import FormatError, UnsupportedError
-from adreg.formats.strictjson import JsonObject, read_object
+from adreg.formats import adaptervalues as check
+from adreg.formats.configfields import is_neutral
+from adreg.formats.namepatterns import NamePattern, check_expressions
+from adreg.formats.strictjson import JsonObject, parse_reporting, read_text
 
-MAX_RANK = 1024
-MAX_PATTERN = 200
-NEUTRAL: tuple[Any, ...] = (None, False, "", [], {})
+Value = TypeVar("Value")
 INERT = {
     "task_type", "peft_type", "peft_version", "base_model_name_or_path", "revision", "inference_mode", "r", "lora_alpha",
     "lora_dropout", "target_modules", "exclude_modules", "fan_in_fan_out", "use_rslora", "layers_to_transform",
@@ -52,89 +54,113 @@ class AdapterConfig:
         return [str(target) for target in targets] if isinstance(targets, list) else []
 
     def rank_of(self, module: str) -> int:
-        return int(_lookup(self.rank_pattern, module, self.rank))
+        """The rank of `module`, with the rank pattern applied."""
+        return int(self._ranks.value(module, self.rank))
 
     def scaling_of(self, module: str) -> float:
         """alpha/r, or alpha/sqrt(r) for rsLoRA, with both patterns applied. Source: peft tuners/lora/layer.py."""
-        alpha, rank = _lookup(self.alpha_pattern, module, self.alpha), self.rank_of(module)
+        alpha, rank = self._alphas.value(module, self.alpha), self.rank_of(module)
         return alpha / math.sqrt(rank) if self.rslora else alpha / rank
+
+    @cached_property
+    def _ranks(self) -> NamePattern:
+        return NamePattern(self.rank_pattern)
+
+    @cached_property
+    def _alphas(self) -> NamePattern:
+        return NamePattern(self.alpha_pattern)
+
+
+@dataclass(frozen=True)
+class ConfigSurvey:
+    """An adapter_config.json as it is: `raw` whatever it says, `config` if it is a sound LoRA one, and what is wrong."""
+
+    raw: JsonObject
+    config: AdapterConfig | None
+    problems: tuple[FormatError, ...]
 
 
 def read_adapter_config(path: Path) -> AdapterConfig:
     """Read and check `path`. Raises `FormatError` with a K- rule, or `UnsupportedError` for another adapter type."""
-    raw = read_object(path, "K-CFG-1")
+    survey = survey_adapter_config(path)
+    if survey.problems:
+        raise survey.problems[0]
+    if survey.config is None:
+        raise UnsupportedError(f"adapter type {survey.raw.get('peft_type')!r} in {path}", "adreg takes LORA adapters")
+    return survey.config
+
+
+def survey_adapter_config(path: Path) -> ConfigSurvey:
+    """Read `path` and list everything in it that breaks a K- rule; the values of LORA configurations only."""
+    problems: list[FormatError] = []
+    try:
+        raw = parse_reporting(read_text(path, "K-CFG-1"), path, "K-CFG-1", problems.append)
+    except FormatError as error:
+        return ConfigSurvey({}, None, (error,))
+    _check_values(path, raw, check.NAMES, problems)
     if raw.get("peft_type") != "LORA":
-        raise UnsupportedError(f"adapter type {raw.get('peft_type')!r} in {path}", "adreg takes LORA adapters")
+        _check_values(path, raw, check.FAMILY_SIZES.get(str(raw.get("peft_type")), {}), problems)
+        return ConfigSurvey(raw, None, tuple(problems))
+    config = _config(path, raw, problems)
+    return ConfigSurvey(raw, None if problems else config, tuple(problems))
+
+
+def _check_values(path: Path, raw: JsonObject, checks: dict[str, check.Check], problems: list[FormatError]) -> None:
+    for field, allowed in checks.items():
+        if field in raw:
+            _tried(problems, None, allowed, path, field, raw[field])
+
+
+def _tried(problems: list[FormatError], broken: Value, allowed: Callable[..., Value], *arguments: object) -> Value:
+    """What `allowed` makes of the value, or `broken` where it refuses it; the refusal goes to `problems`."""
+    try:
+        return allowed(*arguments)
+    except FormatError as error:
+        problems.append(error)
+        return broken
+
+
+def _config(path: Path, raw: JsonObject, problems: list[FormatError]) -> AdapterConfig:
+    """The configuration with 0 in the place of every broken value, each of which is added to `problems`."""
+
+    def value(allowed: Callable[[Path, str, object], Any], field: str, default: object, broken: Any) -> Any:
+        return _tried(problems, broken, allowed, path, field, raw.get(field, default))
+
+    def pattern(allowed: Callable[[Path, str, object], Value], field: str, broken: Value) -> dict[str, Value]:
+        found: JsonObject = value(check.pattern, field, None, {})
+        before = len(problems)
+        for key in found:
+            _tried(problems, "", check.expression, path, f"{field} key", key)
+        if len(problems) == before:
+            _tried(problems, None, check_expressions, path, field, found)
+        return {key: _tried(problems, broken, allowed, path, f"{field}[{key[:60]}]", one) for key, one in found.items()}
+
     return AdapterConfig(
         path=path,
         raw=raw,
-        rank=_rank(path, "r", raw.get("r", 8)),
-        alpha=_alpha(path, "lora_alpha", raw.get("lora_alpha", 8)),
-        rslora=_flag(path, raw, "use_rslora"),
-        rank_pattern={key: _rank(path, f"rank_pattern[{key}]", value) for key, value in _pattern(path, raw, "rank_pattern")},
-        alpha_pattern={
-            key: _alpha(path, f"alpha_pattern[{key}]", value) for key, value in _pattern(path, raw, "alpha_pattern")
-        },
-        fan_in_fan_out=_flag(path, raw, "fan_in_fan_out"),
+        rank=value(check.rank, "r", 8, 0),
+        alpha=value(check.alpha, "lora_alpha", 8, 0.0),
+        rslora=value(check.flag, "use_rslora", False, False),
+        rank_pattern=pattern(check.rank, "rank_pattern", 0),
+        alpha_pattern=pattern(check.alpha, "alpha_pattern", 0.0),
+        fan_in_fan_out=value(check.flag, "fan_in_fan_out", False, False),
         features=tuple(_features(raw)),
     )
 
 
 def _features(raw: JsonObject) -> list[str]:
     """Fields that change the arithmetic beyond plain LoRA, as `field=value`; unknown ones count."""
-    found = [f"{key}={raw[key]}" for key in sorted(raw) if key not in INERT and raw[key] not in NEUTRAL]
+    found = [f"{key}={raw[key]}" for key in sorted(raw) if key not in INERT and not is_neutral(raw[key])]
     if raw.get("bias", "none") != "none":
         found.append(f"bias={raw['bias']}")
-    if raw.get("init_lora_weights", True) not in PLAIN_INITS:
+    if not _is_plain(raw.get("init_lora_weights", True)):
         found.append(f"init_lora_weights={raw['init_lora_weights']}")
-    library = (raw.get("auto_mapping") or {}).get("parent_library")
+    mapping = raw.get("auto_mapping")
+    library = mapping.get("parent_library") if isinstance(mapping, dict) else mapping
     if library not in KNOWN_LIBRARIES and str(library).partition(".")[0] not in KNOWN_LIBRARIES:
         found.append(f"auto_mapping.parent_library={library}")
     return found
 
 
-def _lookup(pattern: dict[str, Any], module: str, default: float) -> float:
-    """The value of the first key that is the end of `module` as a whole dotted part. Source: peft get_pattern_key."""
-    for key, value in pattern.items():
-        if re.fullmatch(rf"(.*\.)?({key})", module):
-            return float(value)
-    return default
-
-
-def _pattern(path: Path, raw: JsonObject, field: str) -> list[tuple[str, Any]]:
-    pattern = raw.get(field) or {}
-    if not isinstance(pattern, dict):
-        raise FormatError(path, f"{field} is not an object", "K-CFG-1")
-    for key in pattern:
-        _check_expression(path, field, key)
-    return list(pattern.items())
-
-
-def _check_expression(path: Path, field: str, expression: str) -> None:
-    """Refuse expressions that could run for ever: long ones, repeated groups, more than three repetitions."""
-    repeats = len(re.findall(r"(?<!\\)[*+{]", expression))
-    if len(expression) > MAX_PATTERN or re.search(r"\)[*+{]", expression) or repeats > 3:
-        raise FormatError(path, f"{field} key {expression[:60]!r} could match for ever; write plain module names", "K-CFG-5")
-    try:
-        re.compile(expression)
-    except re.error as error:
-        raise FormatError(path, f"{field} key {expression!r} is no expression: {error}", "K-CFG-5") from error
-
-
-def _rank(path: Path, field: str, value: object) -> int:
-    if type(value) is not int or not 1 <= value <= MAX_RANK:
-        raise FormatError(path, f"{field} is {value!r}; a rank is a whole number from 1 to {MAX_RANK}", "K-CFG-3")
-    return value
-
-
-def _alpha(path: Path, field: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
-        raise FormatError(path, f"{field} is {value!r}; alpha is a number above 0", "K-CFG-4")
-    return float(value)
-
-
-def _flag(path: Path, raw: JsonObject, field: str) -> bool:
-    value = raw.get(field, False)
-    if value not in (True, False, None):
-        raise FormatError(path, f"{field} is {value!r}; it must be true or false", "K-CFG-1")
-    return bool(value)
+def _is_plain(init: object) -> bool:
+    return isinstance(init, str | bool | None) and init in PLAIN_INITS

@@ -19,6 +19,7 @@ BITS = {
     "I64": 64, "U64": 64, "F64": 64, "C64": 64,
 }  # fmt: skip
 FLOATS = ("F32", "F16", "BF16")
+BLOCK = 1 << 16
 
 
 def to_float32(raw: memoryview, dtype: str) -> Float32:
@@ -45,11 +46,23 @@ def all_finite(raw: memoryview, dtype: str) -> bool:
 
 
 def any_nonzero(raw: memoryview, dtype: str) -> bool:
-    """Whether some element is neither 0 nor -0."""
+    """Whether some element is neither 0 nor -0; stops at the first block that holds one."""
     import numpy as np
 
     bits, sign = ("<u4", 0x7FFFFFFF) if dtype == "F32" else ("<u2", 0x7FFF)
-    return bool((np.frombuffer(raw, dtype=bits) & np.dtype(bits).type(sign)).any())
+    blocks = (raw[start : start + BLOCK] for start in range(0, len(raw), BLOCK))
+    return any(bool((np.frombuffer(block, dtype=bits) & np.dtype(bits).type(sign)).any()) for block in blocks)
+
+
+def largest_magnitude(raw: memoryview, dtype: str) -> float:
+    """The largest absolute value of one element or more; NaN where one is NaN."""
+    import numpy as np
+
+    if dtype == "F32":
+        values = np.frombuffer(raw, dtype="<f4")
+        return max(float(values.max()), -float(values.min()))
+    largest = (np.frombuffer(raw, dtype="<u2") & np.uint16(0x7FFF)).max()
+    return float(to_float32(memoryview(largest.astype("<u2").tobytes()), dtype)[0])
 
 
 def to_bfloat16(values: Float32) -> NDArray[np.uint16]:

@@ -63,6 +63,9 @@ class GgufTokenizer(TokenizerFiles):
 
     fields: dict[str, Any]
 
+    def has(self, name: str) -> bool:
+        return False
+
     def present(self) -> list[Path]:
         return []
 

@@ -47,10 +47,7 @@ CONVERSATIONS: tuple[dict[str, Any], ...] = (
 
 def main() -> None:
     """Answer for one template, under limits that hold from before it is read."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-    with suppress(ValueError, OSError):  # macOS knows no limit of memory; time and length still hold there
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    limit_resources()
     given = json.load(sys.stdin)
     sys.stdout.write(f"{READY}\n")
     for conversation in CONVERSATIONS:
@@ -58,16 +55,24 @@ def main() -> None:
         sys.stdout.flush()
 
 
+def limit_resources() -> None:
+    """Little time and memory from now on, for this process."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    with suppress(ValueError, OSError):  # macOS knows no limit of memory; time and length still hold there
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+
+
 def _answer(template: str, tokens: dict[str, str], conversation: dict[str, Any]) -> str:
     random.seed(0)
     try:
-        text = _render(compile_template(template), {**tokens, **conversation})
+        text = render(compile_template(template), {**tokens, **conversation})
     except Exception:  # noqa: BLE001 - a template can raise anything, and that it raised is all that counts
         return RAISED
     return blake3(ADDRESS.sub(" at 0x0", text).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _render(template: Template, variables: dict[str, Any]) -> str:
+def render(template: Template, variables: dict[str, Any]) -> str:
     """The text by the variables, at one fixed moment. Raises `OverflowError` where it becomes too long."""
     given = {"tools": None, "documents": None, "add_generation_prompt": False, "strftime_now": MOMENT.strftime, **variables}
     pieces, length = [], 0

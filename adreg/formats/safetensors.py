@@ -11,18 +11,20 @@ import mmap
 import os
 import stat
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from adreg.errors import FormatError
 from adreg.formats.dtypes import BITS, Float32, to_float32
-from adreg.formats.strictjson import JsonObject, parse_object
+from adreg.formats.strictjson import JsonObject, parse_reporting
 
 HEADER_LIMIT = 25_000_000
 TENSOR_LIMIT = 100_000
 NAME_LIMIT = 512
 DIMENSION_LIMIT = 2**40
+PROBLEM_LIMIT = 100
+Entry = tuple[str, str, tuple[int, ...], int, int]
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,33 @@ class SafetensorsFile(Mapping[str, TensorView]):
         return len(self.tensors)
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What could be read of a file, and everything in it that breaks the format; no tensor's bytes may be trusted then."""
+
+    file: SafetensorsFile | None
+    problems: tuple[FormatError, ...]
+
+
+def survey_safetensors(path: Path) -> Survey:
+    """As `open_safetensors`, but it goes on behind a broken part and lists the first `PROBLEM_LIMIT` of them."""
+    problems: list[FormatError] = []
+    try:
+        return Survey(_open(path, problems.append), tuple(problems[:PROBLEM_LIMIT]))
+    except FormatError as error:
+        return Survey(None, (*problems[: PROBLEM_LIMIT - 1], error))
+
+
 def open_safetensors(path: Path) -> SafetensorsFile:
     """Map the file at `path` and check its header whole. Raises `FormatError` with an F- rule."""
+    return _open(path, _refuse)
+
+
+def _refuse(error: FormatError) -> None:
+    raise error
+
+
+def _open(path: Path, report: Callable[[FormatError], None]) -> SafetensorsFile:
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
@@ -98,9 +125,9 @@ def open_safetensors(path: Path) -> SafetensorsFile:
             raise FormatError(path, f"is only {status.st_size} bytes: no safetensors file", "F-HDR-1")
         whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     length = _header_length(path, whole)
-    header = _header(path, bytes(whole[8 : 8 + length]))
-    metadata = _metadata(path, header.pop("__metadata__", {}))
-    tensors = _tensors(path, header, whole, 8 + length)
+    header = _header(path, bytes(whole[8 : 8 + length]), report)
+    metadata = _metadata(path, header.pop("__metadata__", {}), report)
+    tensors = _tensors(path, header, whole, 8 + length, report)
     return SafetensorsFile(path, tensors, metadata, status)
 
 
@@ -113,47 +140,62 @@ def _header_length(path: Path, whole: memoryview) -> int:
     return length
 
 
-def _header(path: Path, text: bytes) -> JsonObject:
+def _header(path: Path, text: bytes, report: Callable[[FormatError], None]) -> JsonObject:
     if not text.startswith(b"{"):
-        raise FormatError(path, "its header does not start with '{'", "F-HDR-2")
+        report(FormatError(path, "its header does not start with '{'", "F-HDR-2"))
     if not text.rstrip(b" ").endswith(b"}"):
-        raise FormatError(path, "its header ends in something other than spaces", "F-HDR-2")
-    return parse_object(text, path, "F-HDR-3")
+        report(FormatError(path, "its header ends in something other than spaces", "F-HDR-2"))
+    return parse_reporting(text, path, "F-HDR-3", report)
 
 
-def _metadata(path: Path, metadata: object) -> dict[str, str]:
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise FormatError(path, "its __metadata__ is not a map of strings", "F-HDR-4")
-    return metadata
+def _metadata(path: Path, metadata: object, report: Callable[[FormatError], None]) -> dict[str, str]:
+    if isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values()):
+        return metadata
+    report(FormatError(path, "its __metadata__ is not a map of strings", "F-HDR-4"))
+    return {}
 
 
-def _tensors(path: Path, header: JsonObject, whole: memoryview, front: int) -> dict[str, TensorView]:
+def _tensors(
+    path: Path, header: JsonObject, whole: memoryview, front: int, report: Callable[[FormatError], None]
+) -> dict[str, TensorView]:
     payload = whole[front:]
     if not header:
         raise FormatError(path, "holds no tensors", "F-EMP-1")
     if len(header) > TENSOR_LIMIT:
         raise FormatError(path, f"holds {len(header)} tensors; the limit is {TENSOR_LIMIT}", "F-HDR-5")
-    entries = sorted((_entry(path, name, entry) for name, entry in header.items()), key=lambda e: (e[3], e[4]))
+    entries, all_read = _entries(path, header, report)
     end, found = 0, {}
     for name, dtype, shape, begin, stop in entries:
-        if begin != end:
+        if begin != end and all_read:
             kind = "a hole" if begin > end else "an overlap"
-            raise FormatError(path, f"{kind} in its data before tensor {name!r} (byte {end})", "F-OFF-1")
-        if stop > len(payload):
-            raise FormatError(path, f"is cut short: tensor {name!r} ends at byte {stop}, the data at {len(payload)}", "F-OFF-1")
+            report(FormatError(path, f"{kind} in its data before tensor {name!r} (byte {end})", "F-OFF-1"))
+        if stop > len(payload) >= end:
+            why = f"is cut short: tensor {name!r} ends at byte {stop}, the data at {len(payload)}"
+            report(FormatError(path, why, "F-OFF-1"))
         found[name] = TensorView(name, dtype, shape, payload[begin:stop], front + begin)
-        end = stop
-    if end != len(payload):
-        raise FormatError(path, f"{len(payload) - end} bytes follow its last tensor", "F-OFF-1")
+        end = max(stop, end)
+    if end < len(payload) and all_read:
+        report(FormatError(path, f"{len(payload) - end} bytes follow its last tensor", "F-OFF-1"))
     return found
 
 
-def _entry(path: Path, name: str, entry: object) -> tuple[str, str, tuple[int, ...], int, int]:
+def _entries(path: Path, header: JsonObject, report: Callable[[FormatError], None]) -> tuple[list[Entry], bool]:
+    """The entries in the order of their bytes, and whether every one of them could be read."""
+    found: list[Entry] = []
+    for name, entry in header.items():
+        try:
+            found.append(_entry(path, name, entry))
+        except FormatError as error:
+            report(error)
+    return sorted(found, key=lambda entry: (entry[3], entry[4])), len(found) == len(header)
+
+
+def _entry(path: Path, name: str, entry: object) -> Entry:
     _check_name(path, name)
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise FormatError(path, f"tensor {name!r} must have exactly dtype, shape and data_offsets", "F-HDR-4")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if dtype not in BITS:
+    if not isinstance(dtype, str) or dtype not in BITS:
         raise FormatError(path, f"tensor {name!r} has the unknown type {dtype!r}", "F-DTY-1")
     if not _integers(shape) or not _integers(offsets) or len(offsets) != 2:
         raise FormatError(path, f"tensor {name!r} has a shape or offsets that are not small whole numbers", "F-OFF-2")

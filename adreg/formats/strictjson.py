@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -56,6 +57,24 @@ def parse_object(text: bytes, path: Path, rule: str) -> JsonObject:
     return value
 
 
+def parse_reporting(text: bytes, path: Path, rule: str, report: Callable[[FormatError], None]) -> JsonObject:
+    """As `parse_object`, but what is only not strict (a key twice, NaN) goes to `report`, and the last value stands.
+
+    Where nothing at all can be read, the `FormatError` is raised.
+    """
+    try:
+        return parse_object(text, path, rule)
+    except FormatError as error:
+        try:
+            value = json.loads(text.decode("utf-8"))
+        except (ValueError, RecursionError):
+            raise error from None
+        if not isinstance(value, dict):
+            raise
+        report(error)
+        return value
+
+
 def _refuse_halves(value: Any) -> None:
     """Raise `ValueError` for half a surrogate pair, which no UTF-8 can hold."""
     if isinstance(value, str):
@@ -71,11 +90,16 @@ def _refuse_halves(value: Any) -> None:
 
 def read_object(path: Path, rule: str, limit: int = 1_000_000) -> JsonObject:
     """The JSON object in the file `path`, which may hold `limit` bytes at most."""
+    return parse_object(read_text(path, rule, limit), path, rule)
+
+
+def read_text(path: Path, rule: str, limit: int = 1_000_000) -> bytes:
+    """The bytes of the JSON file `path`, or a `FormatError` of `rule` where there are more than `limit`."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise FormatError(path, f"is larger than {limit} bytes", rule)
-        return parse_object(_unindented(file) if size > LARGE else file.read(limit), path, rule)
+        return _unindented(file) if size > LARGE else file.read(limit)
 
 
 def _unindented(file: BinaryIO) -> bytes:

@@ -6,7 +6,8 @@ template, `tpl_sem` what it renders.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -35,41 +36,48 @@ ADDED_FLAGS = ("id", "content", "single_word", "lstrip", "rstrip", "normalized",
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """The files in `folder` that make a tokenizer; any of them may be missing."""
+    """The files in `folder` that make a tokenizer, or `files` by name wherever they lie; any of them may be missing."""
 
     folder: Path
+    files: Mapping[str, Path] | None = field(default=None, kw_only=True)
+
+    def place(self, name: str) -> Path:
+        """Where the file `name` is, or would be."""
+        return self.folder / name if self.files is None else self.files.get(name, self.folder / name)
+
+    def has(self, name: str) -> bool:
+        return (self.files is None or name in self.files) and self.place(name).is_file()
 
     def present(self) -> list[Path]:
         """The files that exist, to be carried along with a merged model or an adapter."""
-        return [self.folder / name for name in FILES if (self.folder / name).is_file()]
+        return [self.place(name) for name in FILES if self.has(name)]
 
     @property
     def path(self) -> Path:
         """Where tokenizer.json is, or would be."""
-        return self.folder / "tokenizer.json"
+        return self.place("tokenizer.json")
 
     @cached_property
     def definition(self) -> JsonObject | None:
         """tokenizer.json, or None."""
-        return read_object(self.path, "T-TOK-0", TOKENIZER_LIMIT) if self.path.is_file() else None
+        return read_object(self.path, "T-TOK-0", TOKENIZER_LIMIT) if self.has("tokenizer.json") else None
 
     @cached_property
     def config(self) -> JsonObject:
         """tokenizer_config.json, or an empty object."""
-        path = self.folder / "tokenizer_config.json"
-        return read_object(path, "T-TOK-0", CONFIG_LIMIT) if path.is_file() else {}
+        name = "tokenizer_config.json"
+        return read_object(self.place(name), "T-TOK-0", CONFIG_LIMIT) if self.has(name) else {}
 
     @property
     def template_path(self) -> Path:
         """The file that the chat template would be in."""
-        path = self.folder / "chat_template.jinja"
-        return path if path.is_file() else self.folder / "tokenizer_config.json"
+        return self.place("chat_template.jinja" if self.has("chat_template.jinja") else "tokenizer_config.json")
 
     @cached_property
     def chat_template(self) -> str | None:
         """The default chat template: chat_template.jinja first, then tokenizer_config.json, else None."""
         path = self.template_path
-        if path.suffix == ".jinja":
+        if self.has("chat_template.jinja"):
             return _read_template(path)
         named = self.config.get("chat_template")
         if isinstance(named, list):
@@ -124,6 +132,12 @@ class TokenizerFiles:
         return None if self.chat_template is None else template_meaning(self.chat_template, self.special_tokens)
 
 
+def stored_tokenizer(files: Mapping[str, Path]) -> TokenizerFiles | None:
+    """The tokenizer among `files` by name, wherever they lie, or None where there is none."""
+    own = {name: path for name, path in files.items() if name in FILES}
+    return TokenizerFiles(next(iter(own.values())).parent, files=own) if own else None
+
+
 def tokenizer_id(definition: JsonObject) -> str:
     """The id of a tokenizer.json: vocabulary, merges, added tokens and the four processing steps."""
     model = definition.get("model") or {}
@@ -146,17 +160,27 @@ def vocabulary_id(definition: JsonObject) -> str:
 
     BPE, WordPiece and WordLevel map tokens to ids; Unigram lists tokens with their scores, in order of id.
     """
+    pairs = sorted(_token_pairs(definition))
+    ids, tokens = [id_ for id_, _ in pairs], [token for _, token in pairs]
+    if set(map(type, ids)) - {int} or set(map(type, tokens)) - {str}:
+        raise ValueError("its vocabulary is not made of ids and tokens")
+    return _hash("adreg.vocab.v1", [ids, tokens])
+
+
+def token_count(definition: JsonObject) -> int:
+    """One more than the largest id of a tokenizer.json; 0 where there is none."""
+    return max((id_ for id_, _ in _token_pairs(definition) if type(id_) is int), default=-1) + 1
+
+
+def _token_pairs(definition: JsonObject) -> list[tuple[int, str]]:
+    """Every id with its token, added ones included."""
     vocabulary = (definition.get("model") or {}).get("vocab") or {}
     if isinstance(vocabulary, dict):
         pairs = list(zip(vocabulary.values(), vocabulary, strict=True))
     else:
         pairs = [(id_, token) for id_, (token, _) in enumerate(vocabulary)]
     added = {(token["id"], token["content"]) for token in definition.get("added_tokens") or []}
-    pairs = sorted([*pairs, *added.difference(pairs)])
-    ids, tokens = [id_ for id_, _ in pairs], [token for _, token in pairs]
-    if set(map(type, ids)) - {int} or set(map(type, tokens)) - {str}:
-        raise ValueError("its vocabulary is not made of ids and tokens")
-    return _hash("adreg.vocab.v1", [ids, tokens])
+    return [*pairs, *added.difference(pairs)]
 
 
 def _hash(domain: str, content: object) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from adreg.errors import ConflictError, IntegrityError
 from adreg.references import Reference, check_alias
 from adreg.registry.aliases import FREELY, Move, check_unprotected, drop_alias, list_aliases, point_alias
-from adreg.registry.names import Row, live_id, record_event, removed_id
+from adreg.registry.names import Row, live_id, one, record_event, removed_id
 from adreg.registry.records import AliasRecord, Event, VersionRecord
 from adreg.registry.search import Hit, search_adapters
 from adreg.registry.store.blobs import BlobStore
@@ -21,7 +21,10 @@ from adreg.registry.versions import Wanted, find_versions, resolve_version, want
 if TYPE_CHECKING:
     from adreg.audit.basecard import BaseCard
     from adreg.audit.findings import AuditReport
+    from adreg.audit.policy import Decision
+    from adreg.audit.subject import Subject
     from adreg.formats.adapter import Adapter
+    from adreg.formats.strictjson import JsonObject
     from adreg.registry.intake import Pushed
     from adreg.registry.manifest import Manifest, Parent
     from adreg.registry.push import PushPlan
@@ -130,9 +133,45 @@ class Adapters:
         return load_adapter(self.blobs.path(version.files[CONFIG]), self.blobs.path(version.files[WEIGHTS]))
 
     def audit(self, version: VersionRecord, base: BaseCard | None) -> AuditReport:
-        from adreg.audit.run import audit
+        """What the audit says of a version, beside `base`."""
+        from adreg.audit.run import judge
 
-        return audit(self.open(version), version.trained_on, base)
+        return judge(self.subject(version, base))
+
+    def subject(self, version: VersionRecord, base: BaseCard | None, target: str = "adreg") -> Subject:
+        """The version as the audit sees it. Raises `IntegrityError` where a blob is missing."""
+        from adreg.audit.subject import Subject
+        from adreg.formats.inspection import inspect_files
+        from adreg.formats.tokenizer import stored_tokenizer
+        from adreg.registry.neighbours import facts_of
+
+        files = {path: self.blobs.path(digest) for path, digest in version.files.items()}
+        for path, blob in files.items():
+            if not blob.exists():
+                raise IntegrityError(f"blob {version.files[path]} ({path}) is missing")
+        facts = facts_of(self.db, self.blobs, version, self.parents(version))
+        return Subject(
+            inspection=inspect_files(files),
+            trained_on=version.trained_on,
+            base=base,
+            run=self._run(version),
+            target=target,
+            registry=facts,
+            tokenizer=stored_tokenizer(files),
+        )
+
+    def remember(self, version: VersionRecord, decision: Decision) -> None:
+        """Write into the history what somebody allowed in spite of the audit; nothing where nothing had to be allowed."""
+        from adreg.audit.policy import VERB
+
+        if decision.event is not None:
+            with transaction(self.db):
+                adapter_id = live_id(self.db, version.adapter)
+                record_event(self.db, adapter_id, VERB, version=version.number, digest=version.digest, **decision.event)
+
+    def _run(self, version: VersionRecord) -> JsonObject | None:
+        row = one(self.db, "select record from run where id = ?", [version.run]) if version.run else None
+        return json.loads(row["record"]) if row else None
 
     def pull(self, version: VersionRecord, folder: Path, hardlink: bool = False) -> None:
         """Write the version's files to `folder`, every byte checked; it appears whole or not at all.

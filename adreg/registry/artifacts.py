@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from adreg.registry.records import ArtifactRecord, VersionRecord
@@ -53,6 +54,10 @@ class Artifacts:
     def by_digest(self, digest: str) -> list[ArtifactRecord]:
         """The artifacts whose main file has this digest, newest first; one for each version that went into it."""
         return self._find("artifact.digest = ?", [digest])
+
+    def at(self, path: Path) -> list[ArtifactRecord]:
+        """The artifacts that were written to `path`, newest first."""
+        return self._find("artifact.path = ?", [str(path)])
 
     def of_size(self, size: int) -> bool:
         """Whether some artifact's main file has `size` bytes."""

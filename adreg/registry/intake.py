@@ -7,9 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adreg.audit.findings import AuditReport
-from adreg.audit.run import audit, require
+from adreg.audit.policy import require
+from adreg.audit.run import judge
+from adreg.audit.subject import RegistryFacts, Subject
 from adreg.errors import ConflictError, IntegrityError
 from adreg.formats.fingerprint import BaseIds
+from adreg.formats.inspection import inspect_files
+from adreg.formats.tokenizer import stored_tokenizer
 from adreg.references import check_alias, check_name
 from adreg.registry.commit import Draft, commit_version
 from adreg.registry.manifest import FileEntry, Manifest
@@ -21,6 +25,8 @@ from adreg.registry.store.database import transaction
 from adreg.registry.store.leases import Lease, lease
 from adreg.registry.store.sqlite import Database
 from adreg.registry.versions import find_versions
+
+NAMES = "select name from adapter where deleted_at is null order by name"
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Intake:
         check_name(name)
         with lease(self.db, f"push {name}") as held, self.blobs.staged(plan.files) as copies:
             paths = {path: copy.path for path, copy in copies.items()}
-            examined = _examine(name, paths, base, base.card.ids if base else None)
+            examined = _examine(self.db, name, paths, base, base.card.ids if base else None)
             files = {path: FileEntry(copy.digest(), copy.size) for path, copy in copies.items()}
             draft = replace(examined.draft(name, files), alias=alias and check_alias(alias), origin=origin)
             stored: list[Blob] = []
@@ -63,7 +69,7 @@ class Intake:
             if self.blobs.size(file.digest) != file.size:
                 raise IntegrityError(f"{path} of {manifest.name} has not the {file.size} bytes that its manifest says")
         paths = {path: self.blobs.path(file.digest) for path, file in manifest.files.items()}
-        examined = _examine(manifest.name, paths, None, manifest.trained_on)
+        examined = _examine(self.db, manifest.name, paths, None, manifest.trained_on)
         draft = examined.draft(manifest.name, manifest.files)
         if draft.digest != manifest.digest:
             raise IntegrityError(f"{manifest.name}:{manifest.number} from {origin} has not the digest {manifest.digest}")
@@ -101,13 +107,21 @@ class _Examined:
         return Draft(name, None, files, summary, self.trained_on, self.content.run, self.content.parents)
 
 
-def _examine(name: str, paths: Mapping[str, Path], base: BaseRecord | None, claimed: BaseIds | None) -> _Examined:
+def _examine(db: Database, name: str, paths: Mapping[str, Path], base: BaseRecord | None, claimed: BaseIds | None) -> _Examined:
     """Audit files that are adreg's own already: those they were copied from could change meanwhile.
 
     `claimed` is the base that somebody names; what the training itself recorded outranks it.
     """
     content = read_content(paths)
     trained_on = content.trained_on or claimed
-    found = audit(content.adapter, trained_on, base.card if base else None)
+    subject = Subject(
+        inspection=inspect_files(paths),
+        trained_on=trained_on,
+        base=base.card if base else None,
+        run=content.run,
+        registry=RegistryFacts(name=name, names=tuple(row[0] for row in db.execute(NAMES))),
+        tokenizer=stored_tokenizer(paths),
+    )
+    found = judge(subject)
     require("push", name, found)
     return _Examined(content, trained_on, found)

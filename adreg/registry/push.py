@@ -97,6 +97,12 @@ def _recorded_base(source: str, record: JsonObject) -> BaseIds | None:
     return base_ids({name: base.get(name) for name in BaseIds.__dataclass_fields__}, source)
 
 
+def read_trained_on(folder: Path) -> BaseIds | None:
+    """The ids of the base that the training of the adapter in `folder` recorded, or None; looks at nothing else there."""
+    path = folder / RECORD
+    return _recorded_base(str(path), read_object(path, "K-CFG-1", RECORD_LIMIT)) if path.is_file() else None
+
+
 def summarize(adapter: Adapter, evidence: str) -> dict[str, Any]:
     """What `ls` and `show` tell of a version. `evidence` says how its base is known: recorded, declared or none."""
     kinds = sorted({module.name.rpartition(".")[2] for module in adapter.modules})

@@ -18,6 +18,12 @@ def test_the_command_line_shows_relatives_and_asks_before_merging_into_the_origi
     words = ["merge", "voice", "--base", "original", "--to", "safetensors", "-o", tmp_path / "merged"]
     refused = adreg(*words)
     assert refused.code == 4 and "B-QNT-1" in refused.err and not (tmp_path / "merged").exists()
-    assert adreg(*words, "--accept-quantised").code == 0 and (tmp_path / "merged" / "model.safetensors").exists()
+    assert adreg(*words, "--allow", "B-QNT-1", "--dry-run").code == 0 and "allowed" not in adreg("log", "voice").out
+    done = adreg(*words, "--allow", "B-QNT-1")
+    assert done.code == 0 and "B-QNT-1 allowed" in done.err and (tmp_path / "merged" / "model.safetensors").exists()
+    newest = json.loads(adreg("log", "voice", "--json").out)[0]
+    assert (newest["verb"], newest["version"], newest["operation"], newest["rules"]) == ("allowed", 1, "merge", ["B-QNT-1"])
+    assert newest["findings"][0]["message"].startswith("original is the original") and newest["verdict"] == "QUANT-OF"
+    assert adreg(*words, "--allow", "B-NO-1").code == 2
     onto_copy = adreg("merge", "voice", "--base", "nf4", "--to", "safetensors", "-o", tmp_path / "other")
     assert onto_copy.code != 0 and "quantised" in onto_copy.err

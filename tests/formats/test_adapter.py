@@ -55,7 +55,7 @@ BAD_CONFIGS: dict[str, dict[str, Any]] = {
     "K-CFG-4 zero alpha": {"lora_alpha": 0},
     "K-CFG-4 huge alpha pattern": {"alpha_pattern": {"q_proj": 1e30}},
     "K-CFG-5 catastrophic expression": {"rank_pattern": {"(a+)+$": 4}},
-    "K-CFG-5 long expression": {"alpha_pattern": {"a" * 300: 4}},
+    "K-CFG-5 long expression": {"rank_pattern": {"(a|b)" * 500: 4}},
     "K-CFG-5 broken expression": {"alpha_pattern": {"(": 4}},
     "K-CFG-1 flag as text": {"use_rslora": "yes"},
 }

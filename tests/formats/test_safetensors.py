@@ -59,6 +59,22 @@ BAD = {
     "F-NAM-1 right-to-left": (renamed("a\u202eb"), bytes(12)),
     "F-NAM-1 not normalised": (renamed("e\u0301"), bytes(12)),
     "F-NAM-1 long": (renamed("x" * 600), bytes(12)),
+    "F-HDR-1 empty file": (b"", None),
+    "F-HDR-1 only a length": (struct.pack("<Q", 8), None),
+    "F-HDR-1 length of all ones": (b"\xff" * 8 + b"{}" * 8, None),
+    "F-HDR-2 a list": (b"[]", bytes(4)),
+    "F-HDR-3 not UTF-8": (b'{"a\xff":1}', bytes(4)),
+    "F-HDR-3 half a character": (b'{"a\\ud800":%b}' % ONE, bytes(4)),
+    "F-HDR-3 metadata twice": (b'{"__metadata__":{"a":"1","a":"2"},"a":%b}' % ONE, bytes(4)),
+    "F-HDR-4 an entry that is a list": ({**GOOD, "a": [1]}, bytes(12)),
+    "F-HDR-4 no offsets": ({**GOOD, "a": {"dtype": "F32", "shape": [2]}}, bytes(12)),
+    "F-DTY-1 a list as type": (changed(dtype=["F32"]), bytes(12)),
+    "F-OFF-2 begins behind its end": (changed(data_offsets=[8, 0]), bytes(12)),
+    "F-OFF-2 three offsets": (changed(data_offsets=[0, 4, 8]), bytes(12)),
+    "F-OFF-2 offset as text": (changed(data_offsets=["0", "8"]), bytes(12)),
+    "F-OFF-2 offset of 2**64": (changed(data_offsets=[2**64, 2**64 + 8]), bytes(12)),
+    "F-OFF-2 nested shape": (changed(shape=[[2]]), bytes(12)),
+    "F-OFF-2 nine dimensions": (changed(shape=[1] * 8 + [2]), bytes(12)),
 }  # fmt: skip
 
 

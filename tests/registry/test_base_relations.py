@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adreg.audit.findings import Severity, Verdict
-from adreg.audit.run import require
+from adreg.audit.policy import require
 from adreg.errors import AuditRefused, IntegrityError, UnsupportedError
 from adreg.formats.packed import Quantisation
 from adreg.references import parse_reference
@@ -117,7 +117,7 @@ def test_an_adapter_on_a_copy_of_its_base_is_warned_of_and_merges_only_when_that
         require(operation, "voice:1", report)
     with pytest.raises(AuditRefused, match="B-QNT-1"):
         require("merge", "voice:1", report)
-    require("merge", "voice:1", report, accept_quantised=True)
+    require("merge", "voice:1", report, allow=["B-QNT-1"])
 
 
 def test_a_copy_that_is_not_registered_is_recognised_when_it_is_looked_at(registry, original, gguf, four_bits):

@@ -1,0 +1,57 @@
+"""`adreg audit FILE.gguf`: a model or a LoRA in a GGUF file, beside what the registry knows of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adreg.cli.output import Output
+from adreg.cli.progress import progress
+from adreg.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from adreg.audit.findings import AuditReport
+    from adreg.audit.run import Speed
+    from adreg.formats.gguf_tensors import GgufTensors
+    from adreg.registry.registry import Registry
+
+
+def means_gguf(text: str) -> bool:
+    """Whether `text` is the path of a file that is a GGUF file, or is called one."""
+    from adreg.formats.gguf_header import is_gguf
+
+    path = Path(text).expanduser()
+    return path.is_file() and (path.suffix.lower() == ".gguf" or is_gguf(path))
+
+
+def audit_gguf(found: Registry, text: str, base: str | None, target: str, speed: Speed, out: Output) -> AuditReport:
+    """The findings about the file; `base` is a GGUF file, a checkpoint folder or a registered base for a LoRA."""
+    from dataclasses import replace
+
+    from adreg.audit.gguf import inspect_gguf, judge_gguf
+    from adreg.registry.origin import facts_about
+
+    path = Path(text).expanduser()
+    seen = inspect_gguf(path, target=target)
+    beside = find_base(found, base, out) if base else None
+    return judge_gguf(replace(seen, base=beside, facts=facts_about(found, seen.fields, path)), speed)
+
+
+def find_base(found: Registry, text: str, out: Output) -> GgufTensors:
+    """What a LoRA is to be applied to, under the names that a GGUF file has. Raises `NotFoundError` or `FormatError`."""
+    from adreg.audit.gguf import WEIGHTS_ID
+    from adreg.formats.gguf_header import read_gguf
+    from adreg.formats.gguf_tensors import GgufTensors, as_gguf
+
+    path = Path(text).expanduser()
+    if means_gguf(text):
+        file = read_gguf(path)
+        carried = file.fields.get(WEIGHTS_ID)
+        shapes = {name: view.shape for name, view in file.tensors.items()}
+        merged = any(key.startswith("adreg.adapter.") for key in file.fields)
+        architecture = str(file.fields.get("general.architecture"))
+        return GgufTensors(path.name, architecture, shapes, carried if isinstance(carried, str) and not merged else None)
+    if path.exists() and not path.is_dir():
+        raise NotFoundError("base", text)
+    card = found.bases.look(text, progress(out.human)).card
+    return as_gguf(card.name, card.model_type, card.shapes, card.conv1d, card.ids.weights_id)
