@@ -27,7 +27,8 @@ MODULES = {
 COMMAND = "import sys; sys.argv[0] = 'adreg'; from adreg.cli.app import main; main()"
 NO_TORCH = (
     "import sys; from pathlib import Path; from adreg.audit.run import Speed, judge; from adreg.audit.subject import Subject; "
-    "from adreg.formats.inspection import inspect_folder; judge(Subject(inspect_folder(Path(sys.argv[1]))), Speed.FULL); "
+    "from adreg.formats.adapters.inspection import inspect_folder; "
+    "judge(Subject(inspect_folder(Path(sys.argv[1]))), Speed.FULL); "
     "print('torch' in sys.modules)"
 )
 sys.path.insert(0, str(ROOT))
@@ -78,7 +79,7 @@ def cases(folder: Path) -> list[tuple[str, float, Callable[[], object]]]:
     """Name, budget in seconds and work of every line of the table."""
     from adreg.audit.run import Speed, judge
     from adreg.audit.subject import Subject
-    from adreg.formats.inspection import inspect_folder
+    from adreg.formats.adapters.inspection import inspect_folder
 
     def audit(speed: Speed) -> Callable[[], object]:
         return lambda: judge(Subject(inspect_folder(folder)), speed)

@@ -32,9 +32,9 @@ sys.path.insert(0, str(ROOT))
 INSIDE = """
 import sys, time
 from pathlib import Path
-from adreg.formats.checkpoint import open_checkpoint
-from adreg.formats.fingerprint import fingerprint
-from adreg.formats.leaves import leaf_of
+from adreg.formats.bases.checkpoint import open_checkpoint
+from adreg.formats.bases.fingerprint import fingerprint
+from adreg.formats.bases.leaves import leaf_of
 base = open_checkpoint(Path(sys.argv[1]))
 began = time.perf_counter()
 if sys.argv[2] == "leaves":

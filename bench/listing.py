@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from adreg.formats.fingerprint import BaseIds
+from adreg.formats.bases.fingerprint import BaseIds
 from adreg.registry.commit import Draft, version_row
 from adreg.registry.manifest import FileEntry
 from adreg.registry.names import index_adapter

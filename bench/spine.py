@@ -73,8 +73,8 @@ def best(work: Callable[[Path], object], scratch: Path) -> float:
 
 def reading(base: Path) -> list[Case]:
     """Knowing a base by its content."""
-    from adreg.formats.checkpoint import open_checkpoint
-    from adreg.formats.fingerprint import fingerprint
+    from adreg.formats.bases.checkpoint import open_checkpoint
+    from adreg.formats.bases.fingerprint import fingerprint
 
     def hashed(_: Path) -> object:
         return subprocess.run(["sha256sum", *map(str, base.glob("*.safetensors"))], check=True, capture_output=True)
@@ -107,8 +107,8 @@ def merge(base: Path, adapter: Path, output: Path, target: str) -> None:
     from adreg.export.plan import MergeRequest, plan_merge
     from adreg.export.run import run_merge
     from adreg.export.targets import Source
-    from adreg.formats.adapter import open_adapter
-    from adreg.formats.checkpoint import open_checkpoint
+    from adreg.formats.adapters.adapter import open_adapter
+    from adreg.formats.bases.checkpoint import open_checkpoint
 
     sources = (Source(open_adapter(adapter)),)
     run_merge(plan_merge(MergeRequest(open_checkpoint(base), sources, target, output)))  # type: ignore[arg-type]

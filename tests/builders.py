@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from adreg.formats.gguf_header import read_gguf
-from adreg.formats.gguf_tokenizer import tokenizer_config, tokenizer_definition
+from adreg.formats.gguf.header import read_gguf
+from adreg.formats.gguf.tokenizer import tokenizer_config, tokenizer_definition
 from adreg.registry.sources import packaged_gguf
 
 LLAMA = {

@@ -19,10 +19,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from adreg.formats.bnb import LEVELS
+from adreg.formats.bases.sketch import EVEN, GROUP, SCALED, Segment, Sketch
 from adreg.formats.dtypes import FLOATS, Float32, to_bfloat16, to_float32
-from adreg.formats.packed import MOSTLY, MOVED, NEAREST, Quantisation
-from adreg.formats.sketch import EVEN, GROUP, SCALED, Segment, Sketch
+from adreg.formats.quantised.bnb import LEVELS
+from adreg.formats.quantised.packed import MOSTLY, MOVED, NEAREST, Quantisation
 
 if TYPE_CHECKING:
     pass

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from adreg.formats.checkpoint import Checkpoint
-from adreg.formats.fingerprint import BaseIds
-from adreg.formats.modelconfig import ties_embeddings
-from adreg.formats.packed import Quantisation
-from adreg.formats.tokenizer import token_count
+from adreg.formats.bases.checkpoint import Checkpoint
+from adreg.formats.bases.fingerprint import BaseIds
+from adreg.formats.bases.modelconfig import ties_embeddings
+from adreg.formats.quantised.packed import Quantisation
+from adreg.formats.text.tokenizer import token_count
 
 QUANT_OF = "QUANT-OF"
 COMMIT = re.compile("[0-9a-f]{40}")

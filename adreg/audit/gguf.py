@@ -13,9 +13,9 @@ from adreg.audit.findings import AuditReport, Verdict, worst_first
 from adreg.audit.rule import Cost, Rule
 from adreg.audit.run import SPEEDS, Speed
 from adreg.errors import FormatError
-from adreg.formats.gguf_base import GgufTokenizer
-from adreg.formats.gguf_header import GgufFile, read_gguf
-from adreg.formats.gguf_tensors import GgufTensors
+from adreg.formats.gguf.base import GgufTokenizer
+from adreg.formats.gguf.header import GgufFile, read_gguf
+from adreg.formats.gguf.tensors import GgufTensors
 from adreg.formats.safetensors import TensorView
 
 WEIGHTS_ID = "adreg.base.weights_id"

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from adreg.formats.adapter import Adapter, LoraModule
-from adreg.formats.spectra import Factors, factors_of, fit, inner
+from adreg.formats.adapters.adapter import Adapter, LoraModule
+from adreg.formats.adapters.spectra import Factors, factors_of, fit, inner
 
 MOST_PARTS = 3
 NEAR, ENOUGH = 0.1, 0.01

@@ -9,8 +9,8 @@ from typing import Any
 
 from adreg.errors import FormatError
 from adreg.formats.strictjson import JsonObject
-from adreg.formats.templates import TemplateFacts, template_facts
-from adreg.formats.tokenizer import TokenizerFiles, token_count, tokenizer_id, vocabulary_id
+from adreg.formats.text.templates import TemplateFacts, template_facts
+from adreg.formats.text.tokenizer import TokenizerFiles, token_count, tokenizer_id, vocabulary_id
 
 
 @dataclass(frozen=True)

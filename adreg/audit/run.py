@@ -10,9 +10,9 @@ from adreg.audit.basecard import BaseCard
 from adreg.audit.findings import AuditReport, Finding, Severity, worst_first
 from adreg.audit.rule import Cost, Rule
 from adreg.audit.subject import Subject
-from adreg.formats.adapter import CONFIG, WEIGHTS, Adapter
-from adreg.formats.fingerprint import BaseIds
-from adreg.formats.inspection import inspect_files, inspect_folder
+from adreg.formats.adapters.adapter import CONFIG, WEIGHTS, Adapter
+from adreg.formats.adapters.inspection import inspect_files, inspect_folder
+from adreg.formats.bases.fingerprint import BaseIds
 
 
 class Speed(IntEnum):

@@ -9,7 +9,7 @@ from typing import Any
 from adreg import __version__
 from adreg.audit.findings import AuditReport, Finding, Severity, page_of
 from adreg.audit.rule import Rule
-from adreg.formats.adapter import CONFIG, WEIGHTS
+from adreg.formats.adapters.adapter import CONFIG, WEIGHTS
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 ABOUT_FILES = ("F-DIR-2", "F-DIR-3", "F-DIR-4", "S-PKL-2", "S-PATH-1", "S-SEC-1")

@@ -12,15 +12,15 @@ from adreg.audit.findings import Verdict
 from adreg.audit.kinship import Kinship, kinships
 from adreg.audit.owntokenizer import OwnTokenizer, read_own_tokenizer
 from adreg.errors import FormatError
-from adreg.formats.adapter import CONFIG, WEIGHTS, Adapter, LoraModule
-from adreg.formats.adapterfamily import Family
-from adreg.formats.checkpoint import Checkpoint
-from adreg.formats.fingerprint import BaseIds
-from adreg.formats.inspection import Inspection, inspect_files
+from adreg.formats.adapters.adapter import CONFIG, WEIGHTS, Adapter, LoraModule
+from adreg.formats.adapters.family import Family
+from adreg.formats.adapters.inspection import Inspection, inspect_files
+from adreg.formats.adapters.spectra import Spectrum
+from adreg.formats.bases.checkpoint import Checkpoint
+from adreg.formats.bases.fingerprint import BaseIds
 from adreg.formats.safetensors import TensorView
-from adreg.formats.spectra import Spectrum
 from adreg.formats.strictjson import JsonObject
-from adreg.formats.tokenizer import TokenizerFiles
+from adreg.formats.text.tokenizer import TokenizerFiles
 
 
 @dataclass(frozen=True)

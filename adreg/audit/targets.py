@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from adreg.audit.llamacpp import ARCHITECTURES
-from adreg.formats.adapterfamily import Feature
-from adreg.formats.familykeys import Kind
+from adreg.formats.adapters.family import Feature
+from adreg.formats.adapters.familykeys import Kind
 
 PEFT_MERGE = "merge it with PEFT (merge_and_unload) and give the engine the merged model"
 MERGE = "merge instead: adreg merge --to gguf"

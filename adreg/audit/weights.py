@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from adreg.audit.basecard import BaseCard
-from adreg.formats.adapterfamily import EMBEDDINGS, OUTPUT_HEADS
+from adreg.formats.adapters.family import EMBEDDINGS, OUTPUT_HEADS
+from adreg.formats.adapters.updates import Fit
 from adreg.formats.canonical import canonical_name
-from adreg.formats.updates import Fit
 
 Shape = tuple[int, ...]
 WRAPPED = ".base_layer"

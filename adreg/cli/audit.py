@@ -113,9 +113,9 @@ def audit(
 def find_subject(found: Registry, text: str, base: str | None, target: str, out: Output) -> Subject:
     """What `text` means, a version or a path, beside the base that the user named or the version recorded."""
     from adreg.audit.subject import Subject
-    from adreg.formats.adapter import WEIGHTS
-    from adreg.formats.inspection import inspect_files, inspect_folder
-    from adreg.formats.tokenizer import TokenizerFiles
+    from adreg.formats.adapters.adapter import WEIGHTS
+    from adreg.formats.adapters.inspection import inspect_files, inspect_folder
+    from adreg.formats.text.tokenizer import TokenizerFiles
     from adreg.registry.push import read_trained_on
 
     path = Path(text).expanduser()

@@ -12,13 +12,13 @@ from adreg.errors import NotFoundError
 if TYPE_CHECKING:
     from adreg.audit.findings import AuditReport
     from adreg.audit.run import Speed
-    from adreg.formats.gguf_tensors import GgufTensors
+    from adreg.formats.gguf.tensors import GgufTensors
     from adreg.registry.registry import Registry
 
 
 def means_gguf(text: str) -> bool:
     """Whether `text` is the path of a file that is a GGUF file, or is called one."""
-    from adreg.formats.gguf_header import is_gguf
+    from adreg.formats.gguf.header import is_gguf
 
     path = Path(text).expanduser()
     return path.is_file() and (path.suffix.lower() == ".gguf" or is_gguf(path))
@@ -40,8 +40,8 @@ def audit_gguf(found: Registry, text: str, base: str | None, target: str, speed:
 def find_base(found: Registry, text: str, out: Output) -> GgufTensors:
     """What a LoRA is to be applied to, under the names that a GGUF file has. Raises `NotFoundError` or `FormatError`."""
     from adreg.audit.gguf import WEIGHTS_ID
-    from adreg.formats.gguf_header import read_gguf
-    from adreg.formats.gguf_tensors import GgufTensors, as_gguf
+    from adreg.formats.gguf.header import read_gguf
+    from adreg.formats.gguf.tensors import GgufTensors, as_gguf
 
     path = Path(text).expanduser()
     if means_gguf(text):

@@ -31,7 +31,7 @@ def check(file: File, base: Base, sets: Sets = None, samples: Samples = 2, json:
 
     Example: adreg data check rows.jsonl --base smollm2
     """
-    from adreg.formats.checkpoint import open_checkpoint
+    from adreg.formats.bases.checkpoint import open_checkpoint
     from adreg.train.config import load_config
     from adreg.train.data import check_file
     from adreg.train.encode import Encoder

@@ -7,9 +7,9 @@ from itertools import groupby
 from statistics import fmean, median
 
 from adreg.cli.terminal import clean, shortened, styled
-from adreg.formats.layergrid import Grid, Scale, grid_of, scale_of
-from adreg.formats.layers import USUAL
-from adreg.formats.spectra import Spectrum
+from adreg.formats.adapters.layergrid import Grid, Scale, grid_of, scale_of
+from adreg.formats.adapters.layers import USUAL
+from adreg.formats.adapters.spectra import Spectrum
 
 COLOURS = (53, 54, 55, 24, 25, 31, 30, 36, 35, 41, 77, 113, 149, 185, 227)
 SHADES, BARS = "·░▒▓█", "▁▂▃▄▅▆▇█"

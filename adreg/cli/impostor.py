@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from adreg.formats.atomic import atomic_folder
-from adreg.formats.checkpoint import SINGLE, open_checkpoint
+from adreg.formats.bases.checkpoint import SINGLE, open_checkpoint
 from adreg.formats.dtypes import from_float32
 from adreg.formats.safetensors import TensorView
 from adreg.formats.safetensors_writer import SafetensorsWriter, TensorSpec

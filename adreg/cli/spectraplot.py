@@ -11,9 +11,9 @@ from xml.sax.saxutils import escape
 
 from adreg.cli.terminal import clean
 from adreg.errors import UsageError
+from adreg.formats.adapters.layergrid import OUTSIDE, Cell, Grid, Scale, grid_of, scale_of
+from adreg.formats.adapters.spectra import Spectrum
 from adreg.formats.atomic import atomic_file
-from adreg.formats.layergrid import OUTSIDE, Cell, Grid, Scale, grid_of, scale_of
-from adreg.formats.spectra import Spectrum
 
 TOP, LEFT, RIGHT, GAP = 56, 78, 96, 4
 PANEL, SPACE, BOTTOM = 120, 64, 52

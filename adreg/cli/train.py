@@ -96,7 +96,7 @@ def _files(setting: str, files: list[Path] | None) -> list[str]:
 
 
 def _print_plan(out: Output, record: BaseRecord, settings: TrainConfig) -> None:
-    from adreg.formats.checkpoint import open_checkpoint
+    from adreg.formats.bases.checkpoint import open_checkpoint
     from adreg.train.data import prepare
 
     prepared = prepare(open_checkpoint(record.folder), settings.data, settings.train.seed)

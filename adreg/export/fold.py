@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adreg.errors import FormatError
-from adreg.formats.adapter import LoraModule
+from adreg.formats.adapters.adapter import LoraModule
 from adreg.formats.dtypes import Float32
 from adreg.formats.safetensors import TensorView
 

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from adreg.errors import VerificationFailed
 from adreg.export.extras import need
-from adreg.formats.chat_template import Message
+from adreg.formats.text.chat_template import Message
 
 CHILD = Path(__file__).with_name("llamacpp_child.py")
 LARGE_BYTES = 1 << 30

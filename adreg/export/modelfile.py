@@ -13,9 +13,9 @@ from jinja2 import TemplateError
 
 from adreg.errors import UsageError
 from adreg.export.plan import MergePlan
-from adreg.formats.chat_template import Message, compile_template
-from adreg.formats.checkpoint import Checkpoint
+from adreg.formats.bases.checkpoint import Checkpoint
 from adreg.formats.strictjson import read_object
+from adreg.formats.text.chat_template import Message, compile_template
 
 CHATML = """{{- range .Messages }}<|im_start|>{{ .Role }}
 {{ .Content }}<|im_end|>

@@ -15,8 +15,8 @@ from adreg.export.gguf.architectures import architecture_of
 from adreg.export.gguf.metadata import file_name
 from adreg.export.targets import Source, assign, is_transposed
 from adreg.export.tensors import PlannedTensor
-from adreg.formats.checkpoint import Checkpoint
-from adreg.formats.tokenizer import TokenizerFiles
+from adreg.formats.bases.checkpoint import Checkpoint
+from adreg.formats.text.tokenizer import TokenizerFiles
 
 Target = Literal["safetensors", "gguf"]
 Precision = Literal["faithful", "compat"]

@@ -18,9 +18,9 @@ from typing import Any
 from adreg.audit.findings import AuditReport, Severity
 from adreg.audit.subject import PromptProbe, Subject
 from adreg.export.extras import need
-from adreg.formats.adapter import CONFIG, WEIGHTS
-from adreg.formats.adapterfamily import DECLARED
-from adreg.formats.checkpoint import Checkpoint
+from adreg.formats.adapters.adapter import CONFIG, WEIGHTS
+from adreg.formats.adapters.family import DECLARED
+from adreg.formats.bases.checkpoint import Checkpoint
 from adreg.formats.dtypes import Float32
 from adreg.progress import SILENT, Progress
 

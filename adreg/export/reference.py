@@ -11,10 +11,10 @@ from typing import Any
 
 from adreg.export.extras import need
 from adreg.export.targets import Source
-from adreg.formats.adapter import CONFIG, WEIGHTS
-from adreg.formats.chat_template import Message
-from adreg.formats.checkpoint import Checkpoint
+from adreg.formats.adapters.adapter import CONFIG, WEIGHTS
+from adreg.formats.bases.checkpoint import Checkpoint
 from adreg.formats.dtypes import Float32
+from adreg.formats.text.chat_template import Message
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from adreg.export.plan import MergePlan
 from adreg.export.tensors import PlannedTensor
-from adreg.formats.checkpoint import INDEX
+from adreg.formats.bases.checkpoint import INDEX
 from adreg.formats.dtypes import from_float32
 from adreg.formats.safetensors import SafetensorsFile
 from adreg.formats.safetensors_writer import SafetensorsWriter, TensorSpec

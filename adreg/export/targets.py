@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from adreg.errors import FormatError, UnsupportedError, UsageError
 from adreg.export.fold import Term
-from adreg.formats.adapter import Adapter, LoraModule
+from adreg.formats.adapters.adapter import Adapter, LoraModule
+from adreg.formats.bases.checkpoint import Checkpoint
+from adreg.formats.bases.fingerprint import EMBEDDINGS
 from adreg.formats.canonical import OUTPUT_HEAD, canonical_name
-from adreg.formats.checkpoint import Checkpoint
 from adreg.formats.dtypes import FLOATS
-from adreg.formats.fingerprint import EMBEDDINGS
 from adreg.formats.safetensors import TensorView
 
 TABLES = (*EMBEDDINGS, "wpe.weight")

@@ -15,8 +15,8 @@ from adreg.export.llamacpp import LlamaCpp, llamacpp
 from adreg.export.plan import chosen_template
 from adreg.export.reference import Reference, open_reference
 from adreg.export.targets import Source
-from adreg.formats.checkpoint import Checkpoint
-from adreg.formats.gguf_header import read_gguf
+from adreg.formats.bases.checkpoint import Checkpoint
+from adreg.formats.gguf.header import read_gguf
 from adreg.progress import SILENT, Progress
 
 POSITIONS, TOP, FIRST = 32, 50, 8

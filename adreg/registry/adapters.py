@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from adreg.audit.findings import AuditReport
     from adreg.audit.policy import Decision
     from adreg.audit.subject import Subject
-    from adreg.formats.adapter import Adapter
+    from adreg.formats.adapters.adapter import Adapter
     from adreg.formats.strictjson import JsonObject
     from adreg.registry.intake import Pushed
     from adreg.registry.manifest import Manifest, Parent
@@ -125,7 +125,7 @@ class Adapters:
 
     def open(self, version: VersionRecord) -> Adapter:
         """The adapter of a version, straight from its blobs."""
-        from adreg.formats.adapter import CONFIG, WEIGHTS, load_adapter
+        from adreg.formats.adapters.adapter import CONFIG, WEIGHTS, load_adapter
 
         for name in (CONFIG, WEIGHTS):
             if not self.blobs.path(version.files[name]).exists():
@@ -141,8 +141,8 @@ class Adapters:
     def subject(self, version: VersionRecord, base: BaseCard | None, target: str = "adreg") -> Subject:
         """The version as the audit sees it. Raises `IntegrityError` where a blob is missing."""
         from adreg.audit.subject import Subject
-        from adreg.formats.inspection import inspect_files
-        from adreg.formats.tokenizer import stored_tokenizer
+        from adreg.formats.adapters.inspection import inspect_files
+        from adreg.formats.text.tokenizer import stored_tokenizer
         from adreg.registry.neighbours import facts_of
 
         files = {path: self.blobs.path(digest) for path, digest in version.files.items()}

@@ -10,11 +10,11 @@ from typing import Any
 
 from adreg.audit.basecard import QUANT_OF, BaseCard, make_card
 from adreg.errors import ConflictError, IntegrityError, NotFoundError, UnsupportedError
-from adreg.formats.checkpoint import Checkpoint, open_checkpoint
-from adreg.formats.fingerprint import BaseIds, fingerprint
-from adreg.formats.gguf_base import open_base
-from adreg.formats.leaves import Leaf, dump_leaves, load_leaves
-from adreg.formats.sampling import sketch
+from adreg.formats.bases.checkpoint import Checkpoint, open_checkpoint
+from adreg.formats.bases.fingerprint import BaseIds, fingerprint
+from adreg.formats.bases.leaves import Leaf, dump_leaves, load_leaves
+from adreg.formats.bases.sampling import sketch
+from adreg.formats.gguf.base import open_base
 from adreg.progress import SILENT, Progress
 from adreg.references import check_name
 from adreg.registry.leafcache import SqliteLeafCache

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adreg.errors import ConflictError
-from adreg.formats.fingerprint import BaseIds
+from adreg.formats.bases.fingerprint import BaseIds
 from adreg.registry.aliases import point_alias
 from adreg.registry.manifest import FileEntry, Parent, version_digest
 from adreg.registry.names import claim_name, index_adapter, one, record_event

@@ -11,7 +11,7 @@ from adreg.registry.effects import Effect, compare
 from adreg.registry.records import VersionRecord
 
 if TYPE_CHECKING:
-    from adreg.formats.adapter import Adapter
+    from adreg.formats.adapters.adapter import Adapter
     from adreg.registry.registry import Registry
 
 Pair = tuple[Any, Any]

@@ -1,11 +1,11 @@
-"""How strong an adapter's updates are and how two of them differ, module by module. The arithmetic is `formats/spectra.py`."""
+"""How strong an adapter's updates are and how two differ, module by module. The arithmetic is `formats/adapters/spectra.py`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from adreg.formats.adapter import LoraModule
-from adreg.formats.spectra import cosine, distance, factors_of, fit
+from adreg.formats.adapters.adapter import LoraModule
+from adreg.formats.adapters.spectra import cosine, distance, factors_of, fit
 
 
 @dataclass(frozen=True)

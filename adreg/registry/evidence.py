@@ -56,7 +56,7 @@ def by_bytes(registry: Registry, path: Path) -> Iterator[Match]:
 
 
 def read_gguf_claims(path: Path) -> tuple[Mapping[str, Any], Inside]:
-    from adreg.formats.gguf_header import read_gguf
+    from adreg.formats.gguf.header import read_gguf
 
     file = read_gguf(path)
     own = {key.removeprefix(PREFIX): value for key, value in file.fields.items() if key.startswith(PREFIX)}
@@ -68,7 +68,7 @@ def read_gguf_claims(path: Path) -> tuple[Mapping[str, Any], Inside]:
 
 def by_tensors(registry: Registry, path: Path, inside: Inside) -> Iterator[Match]:
     """By the content of the tensors, whatever metadata and order the file has."""
-    from adreg.formats.keys import parse_key
+    from adreg.formats.adapters.keys import parse_key
     from adreg.formats.safetensors import open_safetensors
 
     file = open_safetensors(path)

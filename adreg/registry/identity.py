@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from blake3 import blake3
 
+from adreg.formats.bases.leaves import digest, message
 from adreg.formats.canonical import canonical_json
-from adreg.formats.leaves import digest, message
 from adreg.formats.safetensors import SafetensorsFile, TensorView
 
 

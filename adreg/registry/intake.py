@@ -11,9 +11,9 @@ from adreg.audit.policy import require
 from adreg.audit.run import judge
 from adreg.audit.subject import RegistryFacts, Subject
 from adreg.errors import ConflictError, IntegrityError
-from adreg.formats.fingerprint import BaseIds
-from adreg.formats.inspection import inspect_files
-from adreg.formats.tokenizer import stored_tokenizer
+from adreg.formats.adapters.inspection import inspect_files
+from adreg.formats.bases.fingerprint import BaseIds
+from adreg.formats.text.tokenizer import stored_tokenizer
 from adreg.references import check_alias, check_name
 from adreg.registry.commit import Draft, commit_version
 from adreg.registry.manifest import FileEntry, Manifest

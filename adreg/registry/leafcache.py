@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from adreg.formats.leaves import FileKey
+from adreg.formats.bases.leaves import FileKey
 from adreg.registry.store.database import transaction
 from adreg.registry.store.sqlite import Database
 

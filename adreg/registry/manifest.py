@@ -14,7 +14,7 @@ from adreg.references import check_name, check_tag
 from adreg.registry.store.blobs import DIGEST
 
 if TYPE_CHECKING:
-    from adreg.formats.fingerprint import BaseIds
+    from adreg.formats.bases.fingerprint import BaseIds
 
 RULE = "S-MAN-1"
 FILE_LIMIT, TEXT_LIMIT = 64, 100_000
@@ -95,7 +95,7 @@ def version_digest(files: Mapping[str, FileEntry], trained_on: BaseIds | None) -
 
 def base_ids(value: object, source: str) -> BaseIds | None:
     """Recorded ids of a base, or None for None; ids that older records lack are None."""
-    from adreg.formats.fingerprint import BaseIds
+    from adreg.formats.bases.fingerprint import BaseIds
 
     if value is None:
         return None

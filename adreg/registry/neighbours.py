@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adreg.formats.adapter import CONFIG, WEIGHTS
+from adreg.formats.adapters.adapter import CONFIG, WEIGHTS
 from adreg.registry.records import VersionRecord
 from adreg.registry.store.blobs import BlobStore
 from adreg.registry.store.sqlite import Database

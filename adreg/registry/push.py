@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from adreg.errors import FormatError
-from adreg.formats.adapter import CONFIG, WEIGHTS, Adapter, load_adapter, open_adapter
-from adreg.formats.fingerprint import BaseIds
+from adreg.formats.adapters.adapter import CONFIG, WEIGHTS, Adapter, load_adapter, open_adapter
+from adreg.formats.bases.fingerprint import BaseIds
 from adreg.formats.strictjson import JsonObject, read_object
-from adreg.formats.tokenizer import FILES as TOKENIZER_FILES
+from adreg.formats.text.tokenizer import FILES as TOKENIZER_FILES
 from adreg.registry.identity import tensors_id
 from adreg.registry.manifest import Parent, base_ids, read_parents
 

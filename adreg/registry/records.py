@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from adreg.audit.basecard import BaseCard
-    from adreg.formats.fingerprint import BaseIds
+    from adreg.formats.bases.fingerprint import BaseIds
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class VersionRecord:
     @cached_property
     def trained_on(self) -> BaseIds | None:
         """The ids of the base that it was trained on."""
-        from adreg.formats.fingerprint import BaseIds
+        from adreg.formats.bases.fingerprint import BaseIds
 
         text = self.stored[0]
         return BaseIds(**json.loads(text)) if text else None

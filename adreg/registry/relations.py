@@ -14,8 +14,8 @@ from typing import Any
 
 from adreg.audit.attribution import QUANT_OF, UNDECIDED, attribute
 from adreg.audit.basecard import BaseCard, Relative
-from adreg.formats.packed import Quantisation
-from adreg.formats.sketch import Sketch, read_sketch
+from adreg.formats.bases.sketch import Sketch, read_sketch
+from adreg.formats.quantised.packed import Quantisation
 from adreg.registry.store.blobs import BlobStore
 from adreg.registry.store.database import now, transaction
 from adreg.registry.store.leases import Lease

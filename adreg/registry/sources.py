@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adreg.errors import NotFoundError, RemoteError, UsageError
-from adreg.formats.gguf_header import is_gguf
+from adreg.formats.gguf.header import is_gguf
 from adreg.progress import SILENT, Progress
 
 
@@ -64,7 +64,7 @@ def packaged_gguf(package: str) -> Path:
 
 
 def _packaged(package: str, home: Path, progress: Progress) -> Source:
-    from adreg.formats.gguf_checkpoint import unpack_gguf
+    from adreg.formats.gguf.checkpoint import unpack_gguf
 
     file = packaged_gguf(package)
     folder = home / "bases" / base_name(file.stem.partition(".")[0])

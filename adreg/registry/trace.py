@@ -86,7 +86,7 @@ def _with_files(registry: Registry, match: Match, folder: Path) -> Match:
 
 def _file(registry: Registry, path: Path) -> tuple[str, list[Match], Inside]:
     """The form of a file, what it matches, and what it says of itself."""
-    from adreg.formats.gguf_header import is_gguf
+    from adreg.formats.gguf.header import is_gguf
 
     found = list(by_bytes(registry, path))
     inside: Inside = {"size": path.stat().st_size}

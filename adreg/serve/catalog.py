@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from adreg.errors import ConflictError, NotFoundError
-from adreg.formats.adapter import Adapter
+from adreg.formats.adapters.adapter import Adapter
 
 
 @dataclass(frozen=True)

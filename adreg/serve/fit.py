@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adreg.errors import ConflictError, FormatError, UnsupportedError
-from adreg.formats.adapter import Adapter, LoraModule
+from adreg.formats.adapters.adapter import Adapter, LoraModule
 from adreg.formats.dtypes import FLOATS
 from adreg.formats.safetensors import TensorView
 

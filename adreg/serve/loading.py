@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from adreg.errors import FormatError, MissingExtra, UnsupportedError
-from adreg.formats.checkpoint import Checkpoint, open_checkpoint
+from adreg.formats.bases.checkpoint import Checkpoint, open_checkpoint
 from adreg.serve.catalog import Catalog, ServedAdapter
 from adreg.serve.engine import Engine, Limits
 from adreg.serve.fit import fit

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adreg.errors import DataError, UsageError
-from adreg.formats.checkpoint import Checkpoint
+from adreg.formats.bases.checkpoint import Checkpoint
 from adreg.train.config import DataSettings
 from adreg.train.encode import Encoder, Example
 from adreg.train.rows import read_rows

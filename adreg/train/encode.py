@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from adreg.errors import UnsupportedError
 from adreg.formats.strictjson import JsonObject
-from adreg.formats.tokenizer import TokenizerFiles
+from adreg.formats.text.tokenizer import TokenizerFiles
 from adreg.train.rows import Row
 from adreg.train.spans import Rendered, Renderer, Span
 

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from adreg.formats.adapter import CONFIG
-from adreg.formats.tokenizer import TokenizerFiles
+from adreg.formats.adapters.adapter import CONFIG
+from adreg.formats.text.tokenizer import TokenizerFiles
 from adreg.train.plot import Point, loss_svg
 from adreg.train.record import RunRecord
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from adreg.errors import MissingExtra
 from adreg.formats.atomic import atomic_folder
-from adreg.formats.checkpoint import open_checkpoint
+from adreg.formats.bases.checkpoint import open_checkpoint
 from adreg.progress import SILENT, Progress
 from adreg.train import record as records
 from adreg.train.config import TrainConfig

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from adreg.errors import UnsupportedError, UsageError
-from adreg.formats.chat_template import render_chat
-from adreg.formats.tokenizer import TokenizerFiles
+from adreg.formats.text.chat_template import render_chat
+from adreg.formats.text.tokenizer import TokenizerFiles
 from adreg.train.forms import Turn
 from adreg.train.rows import Row
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from adreg.audit.basecard import BaseCard, make_card
 from adreg.audit.subject import Subject
-from adreg.formats.checkpoint import open_checkpoint
-from adreg.formats.fingerprint import fingerprint
-from adreg.formats.inspection import inspect_folder
-from adreg.formats.tokenizer import TokenizerFiles
+from adreg.formats.adapters.inspection import inspect_folder
+from adreg.formats.bases.checkpoint import open_checkpoint
+from adreg.formats.bases.fingerprint import fingerprint
+from adreg.formats.text.tokenizer import TokenizerFiles
 
 VOCABULARY = 320
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 from gguf import GGMLQuantizationType, quants
 
-from adreg.formats.bnb import EightBit, FourBit
-from adreg.formats.checkpoint import Checkpoint
+from adreg.formats.bases.checkpoint import Checkpoint
+from adreg.formats.bases.sampling import sketch
+from adreg.formats.bases.sketch import read_sketch
 from adreg.formats.dtypes import to_bfloat16
-from adreg.formats.gguf_base import open_gguf_base
-from adreg.formats.gguf_tensor import GgufTensor
-from adreg.formats.gptq import GptqTensor
-from adreg.formats.packed import main_quantisation
+from adreg.formats.gguf.base import open_gguf_base
+from adreg.formats.gguf.tensor import GgufTensor
+from adreg.formats.quantised.bnb import EightBit, FourBit
+from adreg.formats.quantised.gptq import GptqTensor
+from adreg.formats.quantised.packed import main_quantisation
 from adreg.formats.safetensors import TensorView
-from adreg.formats.sampling import sketch
-from adreg.formats.sketch import read_sketch
 from adreg.registry.sources import packaged_gguf
 from tests.formats.quantisers import bfloat16, four_bit
 

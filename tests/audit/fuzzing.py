@@ -48,7 +48,7 @@ def audited(files: dict[str, Path], counted: Counter[str]) -> None:
     """The whole audit of the files; what is accepted must be read as the safetensors library reads it."""
     from adreg.audit.run import judge
     from adreg.audit.subject import Subject
-    from adreg.formats.inspection import inspect_files
+    from adreg.formats.adapters.inspection import inspect_files
 
     subject = Subject(inspect_files(files))
     report = judge(subject)
@@ -74,7 +74,7 @@ def same_as_the_library(raw: bytes, tensors: Any) -> None:
 def run_as_peft(raw: dict[str, Any]) -> None:
     """Match the expressions that the audit lets through against 200 modules, as PEFT does."""
     names = [sample.format(number, number) for number in range(70) for sample in SAMPLES]
-    from adreg.formats.adaptervalues import FRAMES
+    from adreg.formats.adapters.values import FRAMES
 
     fields = ("target_modules", "exclude_modules", "layers_pattern")
     written = {field: raw[field] for field in fields if isinstance(raw.get(field), str)}

@@ -12,9 +12,9 @@ from adreg.audit.basecard import BaseCard, make_card
 from adreg.audit.findings import Severity
 from adreg.audit.run import judge
 from adreg.audit.subject import Subject
-from adreg.formats.checkpoint import open_checkpoint
-from adreg.formats.fingerprint import fingerprint
-from adreg.formats.inspection import inspect_folder
+from adreg.formats.adapters.inspection import inspect_folder
+from adreg.formats.bases.checkpoint import open_checkpoint
+from adreg.formats.bases.fingerprint import fingerprint
 from tests.audit.engines import Answer, ask_llamacpp, ask_peft, convert, convert_base, convert_lora, needs_lora_oracle
 from tests.audit.variants import BASES, SOUND, SPOILED, VARIANTS, Made, build_base, build_variant
 

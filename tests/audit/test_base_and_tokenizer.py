@@ -7,7 +7,7 @@ import pytest
 
 from adreg.audit.findings import Severity
 from adreg.audit.run import judge
-from adreg.formats.templates import template_facts
+from adreg.formats.text.templates import template_facts
 from adreg.references import parse_reference
 from adreg.registry.push import plan_push
 from adreg.registry.registry import Registry

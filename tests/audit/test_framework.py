@@ -19,7 +19,7 @@ from adreg.audit.run import Speed, audit_folder, judge
 from adreg.audit.sarif import to_sarif
 from adreg.audit.subject import Subject
 from adreg.errors import AuditRefused, UsageError
-from adreg.formats.inspection import inspect_folder
+from adreg.formats.adapters.inspection import inspect_folder
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,8 +17,8 @@ import pytest
 
 from adreg.audit.findings import Severity
 from adreg.audit.run import audit_folder
-from adreg.formats.adaptervalues import MAX_WEIGHT
-from adreg.formats.expressions import weight_of
+from adreg.formats.adapters.expressions import weight_of
+from adreg.formats.adapters.values import MAX_WEIGHT
 
 ROUNDS = int(os.environ.get("ADREG_FUZZ", "1"))
 SEED = int(os.environ.get("ADREG_FUZZ_SEED", "1"))
@@ -90,6 +90,6 @@ def test_the_watch_sees_what_adreg_would_unpickle():
     from tests.conftest import UNPICKLED
 
     code = "import pickle, decimal; pickle.loads(pickle.dumps(decimal.Decimal(1)))"
-    exec(code, {"__name__": "adreg.formats.inspection"})
+    exec(code, {"__name__": "adreg.formats.adapters.inspection"})
     assert UNPICKLED
     UNPICKLED.clear()

@@ -11,9 +11,9 @@ from adreg.audit.basecard import BaseCard, make_card
 from adreg.audit.catalogue import GGUF_RULES
 from adreg.audit.gguf import GgufFacts, GgufSubject, inspect_gguf, judge_gguf
 from adreg.cli.audit import audit
-from adreg.formats.checkpoint import open_checkpoint
-from adreg.formats.fingerprint import fingerprint
-from adreg.formats.gguf_tensors import as_gguf
+from adreg.formats.bases.checkpoint import open_checkpoint
+from adreg.formats.bases.fingerprint import fingerprint
+from adreg.formats.gguf.tensors import as_gguf
 from tests.audit.clean import RECIPES, build_base, build_one, build_tokenizer
 from tests.audit.engines import run_llamacpp
 from tests.audit.mutations.gguf import MUTATIONS, GgufMutation, rewrite, write_lora

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from adreg.audit.kinship import inner_products, kinships, mixture
-from adreg.formats.adapter import open_adapter
+from adreg.formats.adapters.adapter import open_adapter
 
 MODULES = {"layers.0.q_proj": (24, 16), "layers.0.v_proj": (8, 16), "layers.1.q_proj": (24, 16)}
 

@@ -12,9 +12,9 @@ from adreg.audit.findings import Severity, Verdict
 from adreg.audit.policy import require
 from adreg.audit.run import audit, audit_folder
 from adreg.errors import AuditRefused
-from adreg.formats.adapter import open_adapter
-from adreg.formats.checkpoint import open_checkpoint
-from adreg.formats.fingerprint import fingerprint
+from adreg.formats.adapters.adapter import open_adapter
+from adreg.formats.bases.checkpoint import open_checkpoint
+from adreg.formats.bases.fingerprint import fingerprint
 from tests.builders import build_adapter, build_checkpoint
 
 

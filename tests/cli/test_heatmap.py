@@ -8,9 +8,9 @@ import pytest
 from adreg.cli.heatmap import LINES, heatmap_lines
 from adreg.cli.spectraplot import heatmap_svg, write_plot
 from adreg.errors import UsageError
-from adreg.formats.adapter import open_adapter
-from adreg.formats.layergrid import grid_of, scale_of
-from adreg.formats.spectra import Spectrum, spectra_of
+from adreg.formats.adapters.adapter import open_adapter
+from adreg.formats.adapters.layergrid import grid_of, scale_of
+from adreg.formats.adapters.spectra import Spectrum, spectra_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 

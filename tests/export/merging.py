@@ -8,8 +8,8 @@ from typing import Any
 from adreg.export.plan import MergeRequest, plan_merge
 from adreg.export.run import MergeResult, run_merge
 from adreg.export.targets import Source
-from adreg.formats.adapter import open_adapter
-from adreg.formats.checkpoint import open_checkpoint
+from adreg.formats.adapters.adapter import open_adapter
+from adreg.formats.bases.checkpoint import open_checkpoint
 
 
 def source(folder: Path, weight: float = 1.0) -> Source:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from adreg.export.plan import MergeRequest
-from adreg.formats.gguf_header import read_gguf
+from adreg.formats.gguf.header import read_gguf
 from tests.builders import build_adapter, build_checkpoint
 from tests.export.merging import merge, peft_merged
 from tests.export.oracle import convert, needs_oracle

@@ -13,7 +13,7 @@ from adreg.export.fold import Folded
 from adreg.export.gguf.llama import LLAMA
 from adreg.export.gguf.tokenizer import CONTROL, NORMAL, UNUSED, USER_DEFINED, pre_tokenizer, token_table
 from adreg.export.gguf.types import encode
-from adreg.formats.checkpoint import open_checkpoint
+from adreg.formats.bases.checkpoint import open_checkpoint
 from tests.builders import build_checkpoint
 
 # as Llama 3 and Qwen2 publish them

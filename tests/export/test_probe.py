@@ -10,8 +10,8 @@ from adreg.audit.findings import Severity
 from adreg.audit.run import Speed, judge
 from adreg.audit.subject import Subject
 from adreg.export.probe import PROMPTS, deepen, may_load
-from adreg.formats.checkpoint import open_checkpoint
-from adreg.formats.inspection import inspect_folder
+from adreg.formats.adapters.inspection import inspect_folder
+from adreg.formats.bases.checkpoint import open_checkpoint
 
 
 def deep(folder, base):

@@ -13,8 +13,8 @@ from adreg.export import fold
 from adreg.export.plan import plan_merge
 from adreg.export.run import run_merge
 from adreg.export.targets import Source
-from adreg.formats.adapter import open_adapter
-from adreg.formats.checkpoint import open_checkpoint
+from adreg.formats.adapters.adapter import open_adapter
+from adreg.formats.bases.checkpoint import open_checkpoint
 from tests.builders import build_adapter, build_checkpoint
 from tests.export.merging import merge, peft_merged, request, source
 

@@ -10,7 +10,7 @@ from adreg.export.corpus import corpus
 from adreg.export.llamacpp import llamacpp
 from adreg.export.reference import open_reference
 from adreg.export.verify import different_lines, tokenizer_lines, verify_gguf
-from adreg.formats.checkpoint import open_checkpoint
+from adreg.formats.bases.checkpoint import open_checkpoint
 from tests.export.merging import merge, source
 from tests.export.test_gguf_tokenizer import LLAMA3_SPLIT, split
 

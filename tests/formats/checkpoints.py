@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from adreg.formats.checkpoint import INDEX, SINGLE, open_checkpoint
+from adreg.formats.bases.checkpoint import INDEX, SINGLE, open_checkpoint
+from adreg.formats.bases.fingerprint import fingerprint
+from adreg.formats.bases.leaves import LeafCache
 from adreg.formats.dtypes import Float32, from_float32
-from adreg.formats.fingerprint import fingerprint
-from adreg.formats.leaves import LeafCache
 from adreg.formats.safetensors_writer import SafetensorsWriter, TensorSpec
 
 SHAPES: dict[str, tuple[int, ...]] = {

@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, quants
 
-from adreg.formats.checkpoint import Checkpoint, open_checkpoint
+from adreg.formats.bases.checkpoint import Checkpoint, open_checkpoint
 
 
 def write_llama_gguf(folder: Path, path: Path, kind: str = "F32") -> Path:

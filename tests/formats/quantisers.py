@@ -8,8 +8,8 @@ import shutil
 
 import numpy as np
 
-from adreg.formats.bnb import LEVELS
 from adreg.formats.dtypes import to_bfloat16
+from adreg.formats.quantised.bnb import LEVELS
 
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adreg.errors import FormatError, NotFoundError, PickleRefused, UnsupportedError
-from adreg.formats.adapter import open_adapter
-from adreg.formats.checkpoint import open_checkpoint
+from adreg.formats.adapters.adapter import open_adapter
+from adreg.formats.bases.checkpoint import open_checkpoint
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 
 from adreg.audit.findings import Severity
 from adreg.audit.run import audit_folder
-from adreg.formats.adapterfamily import Feature, recognise
-from adreg.formats.familykeys import Kind, Style
-from adreg.formats.inspection import inspect_folder
+from adreg.formats.adapters.family import Feature, recognise
+from adreg.formats.adapters.familykeys import Kind, Style
+from adreg.formats.adapters.inspection import inspect_folder
 from adreg.formats.safetensors import TensorView
 
 Q: dict[str, Any] = {"target_modules": ["q_proj"]}

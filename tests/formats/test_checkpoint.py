@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from adreg.errors import FormatError, NotFoundError, PickleRefused
-from adreg.formats.checkpoint import open_checkpoint
+from adreg.formats.bases.checkpoint import open_checkpoint
 from tests.builders import build_checkpoint
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from adreg.errors import FormatError
-from adreg.formats.checkpoint import Checkpoint, open_checkpoint
+from adreg.formats.bases.checkpoint import Checkpoint, open_checkpoint
+from adreg.formats.bases.fingerprint import BaseIds, fingerprint
+from adreg.formats.bases.leaves import Leaf, dump_leaves, leaf_of, load_leaves
 from adreg.formats.dtypes import from_float32, to_float32
-from adreg.formats.fingerprint import BaseIds, fingerprint
-from adreg.formats.leaves import Leaf, dump_leaves, leaf_of, load_leaves
 from adreg.formats.safetensors import TensorView
 from tests.formats.checkpoints import Model, Stored, ids_of, moved, stored, values
 
@@ -104,8 +104,8 @@ def test_a_leaf_is_the_same_in_one_window_and_in_many(tmp_path, monkeypatch):
     tensors = {"f": stored(numbers, "F32"), "h": stored(numbers, "F16"), "b": stored(numbers, "BF16")}
     base = open_checkpoint(replace(QUIET, tensors=tensors).write(tmp_path))
     whole = {name: leaf_of(view) for name, view in base.items()}
-    monkeypatch.setattr("adreg.formats.leaves.WINDOW_BYTES", 64)
-    monkeypatch.setattr("adreg.formats.leaves.CHUNK_ELEMENTS", 5)
+    monkeypatch.setattr("adreg.formats.bases.leaves.WINDOW_BYTES", 64)
+    monkeypatch.setattr("adreg.formats.bases.leaves.CHUNK_ELEMENTS", 5)
     assert {name: leaf_of(view) for name, view in base.items()} == whole
     assert whole["f"].values == whole["b"].stored != whole["f"].stored
 
@@ -139,8 +139,8 @@ def test_the_values_of_a_float16_are_those_of_its_bfloat16_for_every_pattern(tmp
 MEASURE = """
 import sys
 from pathlib import Path
-from adreg.formats.checkpoint import open_checkpoint
-from adreg.formats.leaves import leaf_of
+from adreg.formats.bases.checkpoint import open_checkpoint
+from adreg.formats.bases.leaves import leaf_of
 for view in open_checkpoint(Path(sys.argv[1])).values():
     leaf_of(view)
 print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
@@ -200,7 +200,7 @@ def quantised_ids(folder, cache=None):
 
 
 def test_quantised_weights_count_by_what_they_stand_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("adreg.formats.leaves.CHUNK_ELEMENTS", 24)  # three rows at a time
+    monkeypatch.setattr("adreg.formats.bases.leaves.CHUNK_ELEMENTS", 24)  # three rows at a time
     weight, parts = quantise(UP, 1)
     original = replace(QUIET, tensors={**QUIET.tensors, UP: weight})
     packed = replace(QUIET, tensors={name: tensor for name, tensor in QUIET.tensors.items() if name != UP} | parts)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adreg.formats.bases.fingerprint import BaseIds
 from adreg.formats.dtypes import to_float32
-from adreg.formats.fingerprint import BaseIds
 from tests.formats.checkpoints import ADDED, CONFIG, TEMPLATE, TOKENIZER, Model, Stored, ids_of, moved, stored, values
 
 EVERY = set(BaseIds.__dataclass_fields__)

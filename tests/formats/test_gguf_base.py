@@ -12,12 +12,12 @@ from gguf import GGUFReader, GGUFWriter, quants
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from adreg.errors import FormatError, UnsupportedError
-from adreg.formats.checkpoint import open_checkpoint
-from adreg.formats.fingerprint import fingerprint
-from adreg.formats.gguf_base import open_gguf_base
-from adreg.formats.gguf_checkpoint import unpack_gguf
-from adreg.formats.gguf_header import TYPES, read_gguf
-from adreg.formats.packed import Quantisation, row_blocks
+from adreg.formats.bases.checkpoint import open_checkpoint
+from adreg.formats.bases.fingerprint import fingerprint
+from adreg.formats.gguf.base import open_gguf_base
+from adreg.formats.gguf.checkpoint import unpack_gguf
+from adreg.formats.gguf.header import TYPES, read_gguf
+from adreg.formats.quantised.packed import Quantisation, row_blocks
 from adreg.registry.sources import packaged_gguf
 from tests.builders import build_checkpoint
 from tests.export.oracle import convert, needs_oracle

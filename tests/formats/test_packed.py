@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from adreg.errors import FormatError, UnsupportedError
-from adreg.formats.packed import Quantisation, main_quantisation, read_packed
+from adreg.formats.quantised.packed import Quantisation, main_quantisation, read_packed
 from adreg.formats.safetensors import open_safetensors
 from tests.formats.quantisers import awq, four_bit, gptq, made
 

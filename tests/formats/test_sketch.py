@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from adreg.errors import FormatError
-from adreg.formats.checkpoint import Checkpoint, open_checkpoint
-from adreg.formats.gguf_base import open_gguf_base
+from adreg.formats.bases.checkpoint import Checkpoint, open_checkpoint
+from adreg.formats.bases.sampling import sketch
+from adreg.formats.bases.sketch import BYTE_LIMIT, read_sketch
+from adreg.formats.gguf.base import open_gguf_base
 from adreg.formats.safetensors import TensorView
-from adreg.formats.sampling import sketch
-from adreg.formats.sketch import BYTE_LIMIT, read_sketch
 from adreg.registry.sources import packaged_gguf
 from tests.builders import build_checkpoint
 
@@ -93,7 +93,7 @@ def test_what_is_no_sketch_is_refused(tmp_path):
 
 
 def test_scales_that_are_no_numbers_are_left_out(tmp_path):
-    from adreg.formats.bnb import EightBit
+    from adreg.formats.quantised.bnb import EightBit
 
     codes = TensorView("w", "I8", (64, 64), memoryview(bytes(range(64)) * 64))
     scale = TensorView("SCB", "F32", (64,), memoryview(np.full(64, np.nan, np.float32).tobytes()))

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from adreg.formats.adapter import open_adapter
-from adreg.formats.spectra import Factors, Spectrum, cosine, distance, inner, spectra_of
+from adreg.formats.adapters.adapter import open_adapter
+from adreg.formats.adapters.spectra import Factors, Spectrum, cosine, distance, inner, spectra_of
 
 SHAPES = {
     "tall": (300, 40, 5),

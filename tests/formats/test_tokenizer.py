@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from adreg.errors import FormatError
-from adreg.formats.golden import CONVERSATIONS
-from adreg.formats.templates import COUNT, template_meaning
-from adreg.formats.tokenizer import TokenizerFiles
+from adreg.formats.text.golden import CONVERSATIONS
+from adreg.formats.text.templates import COUNT, template_meaning
+from adreg.formats.text.tokenizer import TokenizerFiles
 from tests.formats.checkpoints import ADDED, TOKENIZER, Model
 
 TOKENS = ["<unk>", "a", "b", "ab", "漢", "🙂"]

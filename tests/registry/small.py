@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from adreg.formats.fingerprint import BaseIds
+from adreg.formats.bases.fingerprint import BaseIds
 
 MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj")
 IDS = BaseIds(**{name: "b3:" + f"{index}" * 64 for index, name in enumerate(BaseIds.__dataclass_fields__)})

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from adreg.audit.findings import Severity, Verdict
 from adreg.audit.policy import require
 from adreg.errors import AuditRefused, IntegrityError, UnsupportedError
-from adreg.formats.packed import Quantisation
+from adreg.formats.quantised.packed import Quantisation
 from adreg.references import parse_reference
 from adreg.registry.push import plan_push
 from tests.builders import build_checkpoint

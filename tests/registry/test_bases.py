@@ -5,7 +5,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from adreg.errors import ConflictError, IntegrityError, NotFoundError, RemoteError
-from adreg.formats.checkpoint import open_checkpoint
+from adreg.formats.bases.checkpoint import open_checkpoint
 from adreg.registry.sources import base_name, resolve_source
 
 

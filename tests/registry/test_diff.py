@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from adreg.formats.adapter import open_adapter
+from adreg.formats.adapters.adapter import open_adapter
 from adreg.registry.diff import diff_versions
 from adreg.registry.effects import compare
 from adreg.registry.push import plan_push

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from adreg.formats.fingerprint import BaseIds
+from adreg.formats.bases.fingerprint import BaseIds
 from adreg.registry.hub.card import BEGIN, END, compose_card, marked, merge_card
 from adreg.registry.hub.modelcard import CardFacts, hub_base, model_card
 from adreg.train.config import TrainConfig

@@ -23,7 +23,7 @@ except SystemExit as end:
 print(sorted({needless!r} & set(sys.modules)))
 """
 NEEDLESS = {"sqlite_utils", "numpy", "rich.console", "rich.table", "rich.progress", "safetensors", "huggingface_hub", "fsspec",
-            "adreg.audit.rules", "adreg.formats.checkpoint", "adreg.cli.train", "adreg.cli.serve"}  # fmt: skip
+            "adreg.audit.rules", "adreg.formats.bases.checkpoint", "adreg.cli.train", "adreg.cli.serve"}  # fmt: skip
 
 
 def fill(registry, tmp_path, versions, names):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from adreg.formats.adapter import open_adapter
+from adreg.formats.adapters.adapter import open_adapter
 from adreg.serve.api.app import create_app
 from adreg.serve.catalog import ServedAdapter
 from adreg.serve.engine import Engine

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from adreg.errors import ConflictError, FormatError, UnsupportedError
-from adreg.formats.adapter import open_adapter
+from adreg.formats.adapters.adapter import open_adapter
 from adreg.serve.catalog import ServedAdapter
 from adreg.serve.engine import Engine
 from adreg.serve.loading import EngineSettings, load_engine

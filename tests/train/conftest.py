@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from adreg.formats.checkpoint import open_checkpoint
+from adreg.formats.bases.checkpoint import open_checkpoint
 from adreg.train.config import TrainConfig, check_config
 from adreg.train.data import Prepared, prepare
 

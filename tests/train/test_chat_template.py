@@ -8,8 +8,8 @@ import shutil
 import pytest
 
 from adreg.errors import FormatError, UsageError
-from adreg.formats.chat_template import render_chat
-from adreg.formats.tokenizer import TokenizerFiles
+from adreg.formats.text.chat_template import render_chat
+from adreg.formats.text.tokenizer import TokenizerFiles
 
 TALK = [
     {"role": "system", "content": "Be <brief> & kind."},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from adreg.errors import DataError
-from adreg.formats.tokenizer import TokenizerFiles
+from adreg.formats.text.tokenizer import TokenizerFiles
 from adreg.train.encode import IGNORED, Encoder
 from adreg.train.forms import Turn
 from adreg.train.rows import Row

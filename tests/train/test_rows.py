@@ -4,7 +4,7 @@ import json
 import pytest
 
 from adreg.errors import DataError, UnsupportedError, UsageError
-from adreg.formats.checkpoint import open_checkpoint
+from adreg.formats.bases.checkpoint import open_checkpoint
 from adreg.train.config import ColumnMap, DataSettings
 from adreg.train.data import check_file, split
 from adreg.train.rows import read_rows

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from adreg.errors import AdregError, ConflictError, DataError, UsageError
-from adreg.formats.adapter import open_adapter
+from adreg.formats.adapters.adapter import open_adapter
 from adreg.progress import SilentProgress
 from adreg.train.batch import shared_prefix
 from adreg.train.encode import IGNORED

@@ -10,10 +10,10 @@ from adreg.audit.rule import Cost, Seen, rule
 from adreg.audit.rules.broken import UNTRUSTED, format_rule, problems_of
 from adreg.audit.rules.keys import low_rank
 from adreg.audit.subject import Subject
-from adreg.formats.adapterfamily import MODIFIED_BASE
-from adreg.formats.adaptervalues import MAX_RANK
-from adreg.formats.configfields import is_known, is_neutral
-from adreg.formats.familykeys import Kind
+from adreg.formats.adapters.family import MODIFIED_BASE
+from adreg.formats.adapters.familykeys import Kind
+from adreg.formats.adapters.fields import is_known, is_neutral
+from adreg.formats.adapters.values import MAX_RANK
 
 OWN_CONFIG = "use the adapter_config.json that was saved with these tensors"
 LARGE_SCALING = 64.0

@@ -9,7 +9,7 @@ from adreg.audit.findings import Severity
 from adreg.audit.kinship import ENOUGH, Between, Kinship, inner_products, mixture
 from adreg.audit.rule import Cost, Seen, rule
 from adreg.audit.subject import Neighbour, Subject
-from adreg.formats.fingerprint import BaseIds
+from adreg.formats.bases.fingerprint import BaseIds
 
 SAME_FUNCTION = 0.999
 SAME_STRENGTH = 0.01

@@ -9,7 +9,7 @@ from adreg.audit.rule import Cost, Seen, rule
 from adreg.audit.rules.broken import format_rule, problems_of
 from adreg.audit.rules.keys import is_shard
 from adreg.audit.subject import Subject
-from adreg.formats.adapter import WEIGHTS
+from adreg.formats.adapters.adapter import WEIGHTS
 from adreg.formats.dtypes import FLOATS
 
 LARGE_FILE = 8_000_000_000

@@ -9,8 +9,8 @@ from adreg.audit.findings import Severity
 from adreg.audit.rule import Cost, Seen, rule
 from adreg.audit.rules.broken import problems_of
 from adreg.audit.subject import Subject
-from adreg.formats.adapter import CONFIG, WEIGHTS
-from adreg.formats.listing import Entry
+from adreg.formats.adapters.adapter import CONFIG, WEIGHTS
+from adreg.formats.adapters.listing import Entry
 
 TRAINING_STATE = re.compile(
     r"(optimizer|scheduler|scaler|rng_state\w*|training_args|zero_pp_\w*|random_states_\d+)\.(pt|pth|bin|pkl)"

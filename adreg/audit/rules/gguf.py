@@ -10,9 +10,9 @@ from adreg.audit.findings import Severity
 from adreg.audit.gguf import GgufSubject
 from adreg.audit.rule import Cost, Seen, rule
 from adreg.formats.dtypes import FLOATS, all_finite
-from adreg.formats.gguf_header import TYPES
-from adreg.formats.gguf_names import CLASSES
-from adreg.formats.gguf_tensors import block_of, names_of
+from adreg.formats.gguf.header import TYPES
+from adreg.formats.gguf.names import CLASSES
+from adreg.formats.gguf.tensors import block_of, names_of
 from adreg.formats.safetensors import TensorView
 
 CONVERT_AGAIN = "convert the model again"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from adreg.audit.findings import Severity, Verdict
 from adreg.audit.gguf import WEIGHTS_ID, GgufSubject
 from adreg.audit.rule import Cost, Seen, rule
-from adreg.formats.gguf_names import CLASSES, ROPE_FACTORS, checkpoint_name
+from adreg.formats.gguf.names import CLASSES, ROPE_FACTORS, checkpoint_name
 
 OWN_BASE = "use the base it was made from"
 

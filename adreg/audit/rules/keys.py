@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from adreg.audit.findings import Severity
 from adreg.audit.rule import Cost, Seen, rule
 from adreg.audit.subject import Subject
-from adreg.formats.adapterfamily import Family, Parts
-from adreg.formats.familykeys import Kind, Style, has_adapter_name
-from adreg.formats.keys import PREFIX
+from adreg.formats.adapters.family import Family, Parts
+from adreg.formats.adapters.familykeys import Kind, Style, has_adapter_name
+from adreg.formats.adapters.keys import PREFIX
 
 SILENT_OVERWRITE = "loaders write such a tensor straight into the base, and every other adapter on it changes too"
 SAVE_AGAIN = "save the adapter again"

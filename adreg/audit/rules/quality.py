@@ -10,10 +10,10 @@ from itertools import pairwise
 from adreg.audit.findings import Severity
 from adreg.audit.rule import Cost, Seen, rule
 from adreg.audit.subject import Subject
-from adreg.formats.adapterfamily import Parts
+from adreg.formats.adapters.family import Parts
+from adreg.formats.adapters.familykeys import Kind
+from adreg.formats.adapters.layers import place_of
 from adreg.formats.dtypes import FLOATS, all_finite, any_nonzero, largest_magnitude
-from adreg.formats.familykeys import Kind
-from adreg.formats.layers import place_of
 from adreg.formats.safetensors import TensorView
 
 SOME_DEAD = 0.05

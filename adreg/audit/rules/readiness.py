@@ -11,8 +11,8 @@ from adreg.audit.findings import Severity
 from adreg.audit.rule import Cost, Seen, rule
 from adreg.audit.subject import Subject
 from adreg.audit.targets import CLASSIFIER_HEADS, ENGINES, MERGE, ONLY_PEFT, PEFT_MERGE, Engine, Obstacle
-from adreg.formats.adapterfamily import EMBEDDINGS, OUTPUT_HEADS, Feature
-from adreg.formats.familykeys import Kind
+from adreg.formats.adapters.family import EMBEDDINGS, OUTPUT_HEADS, Feature
+from adreg.formats.adapters.familykeys import Kind
 
 IN_VLLM = "embed_tokens"
 OTHER_ANSWERS = "the engine refuses it, or answers without what it does not know"

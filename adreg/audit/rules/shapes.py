@@ -8,11 +8,11 @@ from adreg.audit.findings import Severity
 from adreg.audit.rule import Cost, Seen, rule
 from adreg.audit.subject import Subject
 from adreg.audit.weights import BaseWeights, ending, is_table
-from adreg.formats.adapterfamily import EMBEDDINGS, OUTPUT_HEADS
+from adreg.formats.adapters.family import EMBEDDINGS, OUTPUT_HEADS
+from adreg.formats.adapters.familykeys import Kind, Style
+from adreg.formats.adapters.keys import PREFIX
+from adreg.formats.adapters.updates import Fit, fit_of
 from adreg.formats.canonical import canonical_name
-from adreg.formats.familykeys import Kind, Style
-from adreg.formats.keys import PREFIX
-from adreg.formats.updates import Fit, fit_of
 
 SILENT_LOAD = "PEFT loads it without a word and the answers are wrong"
 RIGHT_BASE = "use the base it was trained on"

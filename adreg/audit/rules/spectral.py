@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from adreg.audit.findings import Severity
 from adreg.audit.rule import Cost, Seen, rule
 from adreg.audit.subject import Subject
+from adreg.formats.adapters.layers import place_of
+from adreg.formats.adapters.spectra import Factors, Matrix, Spectrum, factors_of
 from adreg.formats.dtypes import FLOATS
-from adreg.formats.layers import place_of
-from adreg.formats.spectra import Factors, Matrix, Spectrum, factors_of
 
 if TYPE_CHECKING:
-    from adreg.formats.adapter import LoraModule
+    from adreg.formats.adapters.adapter import LoraModule
 
 STRONG = 0.3
 PEERS, OUTLIER_MADS, OUTLIER_RATIO = 5, 8.0, 10.0

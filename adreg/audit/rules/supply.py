@@ -12,8 +12,8 @@ from adreg.audit.rule import Cost, Seen, rule
 from adreg.audit.rules.broken import problems_of
 from adreg.audit.rules.folder import TRAINING_STATE, beside
 from adreg.audit.subject import Subject
-from adreg.formats.adapter import PICKLE, WEIGHTS
-from adreg.formats.listing import Entry
+from adreg.formats.adapters.adapter import PICKLE, WEIGHTS
+from adreg.formats.adapters.listing import Entry
 
 PICKLE_PROTOCOL = re.compile(rb"\x80[\x02-\x05](?!.{6}\{)", re.DOTALL)
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")

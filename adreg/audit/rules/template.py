@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from adreg.audit.findings import Severity
 from adreg.audit.rule import Cost, Seen, rule
 from adreg.audit.subject import Subject
-from adreg.formats.templates import RENDERED
+from adreg.formats.text.templates import RENDERED
 
 OWN = "chat_template"
 LARGE, LONG, UNBROKEN = 20_000, 4_000, 200

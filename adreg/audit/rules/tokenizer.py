@@ -9,7 +9,7 @@ from adreg.audit.rule import Cost, Seen, rule
 from adreg.audit.rules.shapes import trained_tokens
 from adreg.audit.subject import Subject
 from adreg.audit.weights import BaseWeights, is_table
-from adreg.formats.tokenizer import ROLES
+from adreg.formats.text.tokenizer import ROLES
 
 OWN = "tokenizer.json"
 

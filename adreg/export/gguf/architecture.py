@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from adreg.export.fold import Folded
 from adreg.export.tensors import PlannedTensor
-from adreg.formats.checkpoint import Checkpoint
+from adreg.formats.bases.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

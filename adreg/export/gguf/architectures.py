@@ -5,7 +5,7 @@ from __future__ import annotations
 from adreg.errors import UnsupportedError
 from adreg.export.gguf.architecture import Architecture
 from adreg.export.gguf.llama import LLAMA
-from adreg.formats.checkpoint import Checkpoint
+from adreg.formats.bases.checkpoint import Checkpoint
 
 ARCHITECTURES = {"LlamaForCausalLM": LLAMA}
 

@@ -17,10 +17,10 @@ from adreg.export.gguf.architecture import Architecture
 from adreg.export.gguf.types import tensor_bytes, tensor_type
 from adreg.export.targets import is_tied
 from adreg.export.tensors import PlannedTensor
+from adreg.formats.bases.checkpoint import Checkpoint
+from adreg.formats.bases.modelconfig import head_dim, rope
 from adreg.formats.canonical import OUTPUT_HEAD, canonical_name, is_buffer
-from adreg.formats.checkpoint import Checkpoint
-from adreg.formats.gguf_names import BLOCK_NAMES, GLOBAL_NAMES
-from adreg.formats.modelconfig import head_dim, rope
+from adreg.formats.gguf.names import BLOCK_NAMES, GLOBAL_NAMES
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

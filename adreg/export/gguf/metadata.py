@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from adreg.export.tensors import PlannedTensor
-from adreg.formats.checkpoint import Checkpoint
+from adreg.formats.bases.checkpoint import Checkpoint
 from adreg.formats.strictjson import read_object
 
 if TYPE_CHECKING:

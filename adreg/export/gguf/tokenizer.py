@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adreg.errors import FormatError, UnsupportedError
-from adreg.formats.checkpoint import Checkpoint
+from adreg.formats.bases.checkpoint import Checkpoint
 from adreg.formats.strictjson import JsonObject
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adreg.errors import FormatError, PickleRefused
-from adreg.formats.adapter import CONFIG, WEIGHTS
+from adreg.formats.adapters.adapter import CONFIG, WEIGHTS
 from adreg.formats.atomic import atomic_folder
 from adreg.progress import SILENT, Progress
 from adreg.registry.hub.client import Hub, Listing

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import adreg
-from adreg.formats.fingerprint import BaseIds
+from adreg.formats.bases.fingerprint import BaseIds
 from adreg.formats.strictjson import JsonObject
 from adreg.registry.hub.card import compose_card, marked
 from adreg.registry.hub.reference import is_commit, is_repo

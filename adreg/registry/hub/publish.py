@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from adreg.errors import ConflictError, FormatError, IntegrityError, NotFoundError, UsageError
-from adreg.formats.adapter import WEIGHTS
+from adreg.formats.adapters.adapter import WEIGHTS
 from adreg.progress import SILENT, Progress
 from adreg.registry.hub.card import merge_card
 from adreg.registry.hub.checksums import Digests, digests_of

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from adreg.errors import FormatError, IntegrityError
-from adreg.formats.adapter import CONFIG, WEIGHTS
-from adreg.formats.adapterconfig import read_adapter_config
+from adreg.formats.adapters.adapter import CONFIG, WEIGHTS
+from adreg.formats.adapters.config import read_adapter_config
 from adreg.formats.safetensors import open_safetensors
 from adreg.progress import Progress
 from adreg.registry.store.blobs import BlobStore

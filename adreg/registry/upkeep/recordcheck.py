@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from adreg.audit.basecard import BaseCard
-from adreg.formats.adapter import CONFIG, WEIGHTS
+from adreg.formats.adapters.adapter import CONFIG, WEIGHTS
 from adreg.references import check_alias, check_name, check_tag
 from adreg.registry.manifest import FileEntry, base_ids, version_digest
 from adreg.registry.push import STORED

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from adreg.audit.subject import Neighbour, ParentFact, RegistryFacts, Subject
-from adreg.formats.fingerprint import BaseIds
+from adreg.formats.bases.fingerprint import BaseIds
 from tests.audit.clean import Clean
 from tests.audit.mutations import CONFIG, WEIGHTS, Array, Mutation, header, plain, tensors
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from adreg.audit.gguf import GgufSubject
-from adreg.formats.gguf_header import read_gguf
+from adreg.formats.gguf.header import read_gguf
 
 Fields = dict[str, Any]
 Tensors = dict[str, tuple[Any, Any]]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from adreg.audit.subject import PromptProbe, Subject
-from adreg.formats.checkpoint import open_checkpoint
+from adreg.formats.bases.checkpoint import open_checkpoint
 from tests.audit.clean import Clean
 from tests.audit.mutations import Array, Mutation, configure, lora, tensors
 

@@ -1,0 +1,1 @@
+"""Bases as they lie there: checkpoints, the ids of what they hold, and samples of them."""

@@ -1,0 +1,1 @@
+"""Weights that are stored quantised: bitsandbytes, GPTQ, AWQ, fp8."""
