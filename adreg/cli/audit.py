@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from adreg.cli.audit_gguf import audit_gguf, means_gguf
 from adreg.cli.common import AllowOption, BaseOption, Json, Quiet, complete_reference, is_folder, quiet_libraries, registry
-from adreg.cli.output import COLOURS, Output, print_line, stderr_console
+from adreg.cli.output import COLOURS, Output, print_line
 from adreg.cli.progress import progress
-from adreg.cli.terminal import clean
+from adreg.cli.terminal import clean, coloured_stdout, styled
 from adreg.errors import UsageError
 from adreg.references import parse_reference
 
@@ -170,16 +169,16 @@ def print_junit(subject: str, report: AuditReport, fail_on: int, allowed: frozen
 
 def print_report(subject: str, report: AuditReport, allowed: frozenset[str] = frozenset()) -> None:
     """Findings for people, grouped by severity with one line of what to do each, then the verdict."""
-    console = stderr_console()
+    colour = coloured_stdout()
     for label, group in groupby(report.findings, key=lambda finding: finding.severity.label):
         told = f"{label}: {REFUSES[label]}" if REFUSES[label] else label
-        console.print(Text(told, style=COLOURS[label]), soft_wrap=True)
+        print_line(styled(told, COLOURS[label], colour))
         for finding in group:
             where = f"  {finding.where}" if finding.where else ""
             mark = "  allowed" if is_allowed(finding, allowed) else ""
-            console.print(Text(f"  {finding.rule}{clean(where)}{mark}"), soft_wrap=True)
-            console.print(Text(f"    {clean(finding.message)}: {clean(finding.why)}"), soft_wrap=True)
-            console.print(Text(f"    fix: {clean(finding.fix)}", style="dim"), soft_wrap=True)
+            print_line(f"  {finding.rule}{clean(where)}{mark}")
+            print_line(f"    {clean(finding.message)}: {clean(finding.why)}")
+            print_line(styled(f"    fix: {clean(finding.fix)}", "dim", colour))
     count = len(report.findings)
     told = "clean" if not count else f"{count} finding{'s' if count > 1 else ''}"
     print_line(f"{clean(subject)}: {report.verdict.value}, {told}")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from adreg.cli.common import Json, Quiet, Ref, registry
-from adreg.cli.output import Output, age, size
+from adreg.cli.output import Output, age, print_line, size
+from adreg.cli.terminal import coloured_stdout, terminal_width
 from adreg.references import parse_reference
 
 if TYPE_CHECKING:
     from adreg.registry.manifest import Parent
     from adreg.registry.records import ArtifactRecord, VersionRecord
+    from adreg.registry.registry import Registry
 
 EVIDENCE = {
     "recorded": "recorded by the training",
@@ -21,8 +25,18 @@ EVIDENCE = {
 Pairs = list[tuple[str, str]]
 
 
-def show(ref: Ref, json: Json = False, quiet: Quiet = False) -> None:
-    """Show one version: what it is, what it was trained on, what was made of it."""
+def show(
+    ref: Ref,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Write its updates by layer and module, and their spectra.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show one version: what it is, what it was trained on, what was made of it.
+
+    Example: adreg show lighthouse:prod --plot lighthouse.svg
+    """
     found = registry()
     version = found.adapters.resolve(parse_reference(ref))
     run = found.runs.get(version.run) if version.run else None
@@ -43,7 +57,24 @@ def show(ref: Ref, json: Json = False, quiet: Quiet = False) -> None:
         *_content(version),
         *(pair for artifact in artifacts for pair in _artifact(artifact)),
     ]
-    Output(json, quiet).fields(value, "reference", pairs)
+    out = Output(json, quiet)
+    out.fields(value, "reference", pairs)
+    if plot:
+        _draw(found, version, plot, out)
+
+
+def _draw(found: Registry, version: VersionRecord, path: Path, out: Output) -> None:
+    """The picture of a version's updates as a file, and its small form in the terminal."""
+    from adreg.cli.heatmap import heatmap_lines
+    from adreg.cli.spectraplot import write_plot
+    from adreg.formats.adapters.spectra import spectra_of
+
+    spectra = spectra_of(found.adapters.open(version).modules)
+    write_plot(path, version.reference, spectra)
+    if out.human:
+        for line in heatmap_lines(spectra, coloured_stdout(), terminal_width()):
+            print_line(line)
+    out.note(f"wrote {path}")
 
 
 def _labels(version: VersionRecord, described: str, protected: list[str]) -> Pairs:

@@ -169,7 +169,7 @@ def tied_tensor(subject: Subject) -> Iterator[Seen]:
     Severity.WARN,
     Cost.HEADER,
     why="Ollama refuses Modelfiles with ADAPTER from 0.34.1 on; versions before apply one adapter, and not on every model",
-    fix="merge instead: adreg ollama create, or adreg merge --to gguf",
+    fix="merge instead: adreg merge --to gguf writes a Modelfile too",
 )
 def ollama_takes_no_adapter(subject: Subject) -> Iterator[Seen]:
     if subject.target == "ollama" and subject.family.kind in ENGINES["ollama"].kinds:
