@@ -21,6 +21,7 @@ NEEDS = {
     Cost.BASE: "the card of a base; no tensor is read",
     Cost.TOKENIZER: "the tokenizer files beside the adapter",
     Cost.TENSORS: "one pass over the adapter's tensors",
+    Cost.SPECTRA: "the exact singular values of the adapter's updates; a push leaves it out",
     Cost.DEEP: "the base's weights (`--deep`)",
 }
 CORPUS = "Its threshold has not been measured on a corpus of adapters yet, so it only informs."

@@ -16,18 +16,21 @@ from adreg.formats.bases.fingerprint import BaseIds
 
 
 class Speed(IntEnum):
-    """How much is read: headers only, every tensor of the adapter, or the base as well."""
+    """How much is done: headers only; every value looked at once, which is all that can refuse a push; the exact spectra
+    besides; or the base read as well."""
 
     HEADER = 0
-    FULL = 1
-    DEEP = 2
+    VALUES = 1
+    FULL = 2
+    DEEP = 3
 
 
 SPEEDS = {
     Cost.HEADER: Speed.HEADER,
     Cost.BASE: Speed.HEADER,
-    Cost.TOKENIZER: Speed.FULL,
-    Cost.TENSORS: Speed.FULL,
+    Cost.TOKENIZER: Speed.VALUES,
+    Cost.TENSORS: Speed.VALUES,
+    Cost.SPECTRA: Speed.FULL,
     Cost.DEEP: Speed.DEEP,
 }
 
@@ -72,7 +75,7 @@ def _skip(rule: Rule[Subject], subject: Subject, speed: Speed) -> str:
         return "needs a base"
     if rule.cost is Cost.TOKENIZER and subject.tokenizer is None:
         return "carries no tokenizer"
-    if rule.cost in (Cost.TENSORS, Cost.DEEP) and not subject.inspection.weights_sound:
+    if rule.cost in (Cost.TENSORS, Cost.SPECTRA, Cost.DEEP) and not subject.inspection.weights_sound:
         return "the weights file is broken"
     return ""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from adreg.audit.findings import AuditReport
 from adreg.audit.policy import require
-from adreg.audit.run import judge
+from adreg.audit.run import Speed, judge
 from adreg.audit.subject import RegistryFacts, Subject
 from adreg.errors import ConflictError, IntegrityError
 from adreg.formats.adapters.inspection import inspect_files
@@ -122,6 +122,6 @@ def _examine(db: Database, name: str, paths: Mapping[str, Path], base: BaseRecor
         registry=RegistryFacts(name=name, names=tuple(row[0] for row in db.execute(NAMES))),
         tokenizer=stored_tokenizer(paths),
     )
-    found = judge(subject)
+    found = judge(subject, Speed.VALUES)
     require("push", name, found)
     return _Examined(content, trained_on, found)

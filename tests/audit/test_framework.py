@@ -54,7 +54,11 @@ def test_every_fault_of_both_files_is_told_at_once(copy):
     report = audit_folder(copy)
     assert {"K-CFG-3", "K-CFG-4", "K-CFG-5", "F-OFF-2", "F-HDR-4", "K-KEY-1"} <= ids(report)
     assert sum(finding.rule == "K-CFG-3" for finding in report.findings) == 2
-    assert all(reason == "the weights file is broken" for id_, reason in report.skipped if BY_ID[id_].cost is Cost.TENSORS)
+    assert all(
+        reason == "the weights file is broken"
+        for id_, reason in report.skipped
+        if BY_ID[id_].cost in (Cost.TENSORS, Cost.SPECTRA)
+    )
 
 
 def test_an_empty_folder_is_findings_and_no_exception(tmp_path):

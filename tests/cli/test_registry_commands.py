@@ -134,7 +134,7 @@ def test_audit_exits_with_five_from_the_chosen_severity(adreg, pushed, llama_ada
     (noisy / "model.safetensors").unlink()
     save_file(tensors, noisy / "model.safetensors", {"format": "pt"})
     refused = adreg("audit", "voice", "-b", noisy)
-    assert refused.code == 5 and "SAME-ARCH" in refused.out and "B-ID-1" in refused.err
+    assert refused.code == 5 and "SAME-ARCH" in refused.out and "B-ID-1" in refused.out
 
 
 def test_bad_files_are_refused_with_nothing_stored(adreg, llama_adapter, tmp_path):
