@@ -26,6 +26,22 @@ TARGETS = {
     "mlp.down_proj": (INNER, HIDDEN),
 }  # fmt: skip
 
+INSIDE = """
+import sys, time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from adreg.registry.push import plan_push
+from adreg.registry.registry import Registry
+from adreg.settings import Settings
+taken = []
+for _ in range(4):
+    with TemporaryDirectory() as home:
+        began = time.perf_counter()
+        Registry(Settings(Path(home))).adapters.push(plan_push(Path(sys.argv[1])), "big", None, None)
+        taken.append(time.perf_counter() - began)
+print(min(taken))
+"""
+
 
 def main() -> None:
     with TemporaryDirectory() as place:
@@ -45,9 +61,9 @@ def pushing(scratch: Path) -> None:
 
     copied = best(lambda: shell(f"cp -r {adapter} {scratch}/copy && sync {scratch}/copy/* {scratch}/copy"), fresh)
     whole, memory = command([ADREG, "push", str(adapter), "big", "-q"], home, fresh)
-    started, _ = command([ADREG, "--version"], home, fresh)
     row("push of 84 MB, whole process", whole, copied, memory, "cp and sync")
-    row("push of 84 MB, without the start of Python", whole - started, copied, memory, "cp and sync")
+    told = subprocess.run([sys.executable, "-c", INSIDE, str(adapter)], check=True, capture_output=True, text=True).stdout
+    row("push of 84 MB, inside a process that runs", float(told), copied, memory, "cp and sync")
 
 
 def big_adapter(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from adreg.formats.bases.fingerprint import BaseIds
 from adreg.formats.text.tokenizer import stored_tokenizer
 from adreg.references import check_alias, check_name
 from adreg.registry.commit import Draft, commit_version
+from adreg.registry.identity import tensors_id
 from adreg.registry.manifest import FileEntry, Manifest
 from adreg.registry.names import one
 from adreg.registry.push import Content, PushPlan, read_content, summarize
@@ -100,10 +102,11 @@ class _Examined:
     content: Content
     trained_on: BaseIds | None
     report: AuditReport
+    tensors: str
 
     def draft(self, name: str, files: dict[str, FileEntry]) -> Draft:
         evidence = "recorded" if self.content.trained_on else "declared" if self.trained_on else "none"
-        summary = summarize(self.content.adapter, evidence)
+        summary = summarize(self.content.adapter, evidence, self.tensors)
         return Draft(name, None, files, summary, self.trained_on, self.content.run, self.content.parents)
 
 
@@ -122,6 +125,8 @@ def _examine(db: Database, name: str, paths: Mapping[str, Path], base: BaseRecor
         registry=RegistryFacts(name=name, names=tuple(row[0] for row in db.execute(NAMES))),
         tokenizer=stored_tokenizer(paths),
     )
-    found = judge(subject, Speed.VALUES)
-    require("push", name, found)
-    return _Examined(content, trained_on, found)
+    with ThreadPoolExecutor(1) as beside:  # BLAKE3 reads the tensors while the rules do
+        tensors = beside.submit(tensors_id, content.adapter.file)
+        found = judge(subject, Speed.VALUES)
+        require("push", name, found)
+        return _Examined(content, trained_on, found, tensors.result())

@@ -14,7 +14,6 @@ from adreg.formats.adapters.adapter import CONFIG, WEIGHTS, Adapter, load_adapte
 from adreg.formats.bases.fingerprint import BaseIds
 from adreg.formats.strictjson import JsonObject, read_object
 from adreg.formats.text.tokenizer import FILES as TOKENIZER_FILES
-from adreg.registry.identity import tensors_id
 from adreg.registry.manifest import Parent, base_ids, read_parents
 
 RECORD = "adreg.json"
@@ -103,8 +102,9 @@ def read_trained_on(folder: Path) -> BaseIds | None:
     return _recorded_base(str(path), read_object(path, "K-CFG-1", RECORD_LIMIT)) if path.is_file() else None
 
 
-def summarize(adapter: Adapter, evidence: str) -> dict[str, Any]:
-    """What `ls` and `show` tell of a version. `evidence` says how its base is known: recorded, declared or none."""
+def summarize(adapter: Adapter, evidence: str, tensors: str) -> dict[str, Any]:
+    """What `ls` and `show` tell of a version. `evidence` says how its base is known: recorded, declared or none;
+    `tensors` is the id of its tensors."""
     kinds = sorted({module.name.rpartition(".")[2] for module in adapter.modules})
     return {
         "rank": adapter.ranks[-1] if adapter.ranks else 0,
@@ -116,5 +116,5 @@ def summarize(adapter: Adapter, evidence: str) -> dict[str, Any]:
         "dtype": "/".join(sorted({module.a.dtype for module in adapter.modules})),
         "base_claim": adapter.config.base_name,
         "evidence": evidence,
-        "tensors": tensors_id(adapter.file),
+        "tensors": tensors,
     }
