@@ -23,6 +23,7 @@ HEADER_LIMIT = 25_000_000
 TENSOR_LIMIT = 100_000
 NAME_LIMIT = 512
 DIMENSION_LIMIT = 2**40
+FOLIO = 1 << 21  # bytes; no system in use maps file pages in larger pieces
 PROBLEM_LIMIT = 100
 Entry = tuple[str, str, tuple[int, ...], int, int]
 
@@ -65,8 +66,10 @@ class TensorView:
         """Let the pages of bytes `start:stop` leave the process's memory; whoever looks again maps them again."""
         mapped = self.data.obj
         if isinstance(mapped, mmap.mmap):
-            first = (self.offset + start) // mmap.PAGESIZE * mmap.PAGESIZE
-            last = self.offset + min(self.nbytes if stop is None else stop, self.nbytes)
+            # a touched page may bring its whole large folio into the process, the neighbours' pages too
+            first = (self.offset + start) // FOLIO * FOLIO
+            end = self.offset + min(self.nbytes if stop is None else stop, self.nbytes)
+            last = min(-(-end // FOLIO) * FOLIO, len(mapped))
             if last > first:
                 mapped.madvise(mmap.MADV_DONTNEED, first, last - first)
 

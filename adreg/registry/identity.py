@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from blake3 import blake3
 
-from adreg.formats.bases.leaves import digest, message
+from adreg.formats.bases.leaves import WINDOW_BYTES, digest, message
 from adreg.formats.canonical import canonical_json
 from adreg.formats.safetensors import SafetensorsFile, TensorView
 
@@ -18,5 +18,6 @@ def tensors_id(file: SafetensorsFile) -> str:
 def stored_leaf(view: TensorView) -> str:
     """The hash of a tensor's type, shape and bytes, as `Leaf.stored` of a base has it."""
     hasher = blake3(message("adreg.leaf.v1", view.dtype, canonical_json(list(view.shape))), max_threads=blake3.AUTO)
-    hasher.update(view.data)
+    for window in view.windows(WINDOW_BYTES):
+        hasher.update(window)
     return hasher.hexdigest()

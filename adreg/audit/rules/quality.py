@@ -36,6 +36,7 @@ def not_finite(subject: Subject) -> Iterator[Seen]:
     for name, view in subject.tensors.items():
         if view.dtype in FLOATS and not all_finite(view.data, view.dtype):
             yield Seen("holds NaN or infinity", name)
+        view.release()
 
 
 @rule(
@@ -117,6 +118,7 @@ def beyond_f16(subject: Subject) -> Iterator[Seen]:
                 too_large.append((name, largest))
             elif 0 < largest < F16_COARSE:
                 too_small.append((name, largest))
+            view.release()
     for what, limit, found in (("above", F16_LARGEST, too_large), ("all below", F16_COARSE, too_small)):
         if found:
             name, value = found[0]
