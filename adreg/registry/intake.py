@@ -57,7 +57,9 @@ class Intake:
             draft = replace(examined.draft(name, files), alias=alias and check_alias(alias), origin=origin)
             stored: list[Blob] = []
             try:
-                stored.extend(self.blobs.publish_copy(copy) for copy in copies.values())
+                for copy in copies.values():
+                    stored.append(self.blobs.planned(copy))  # before it is there: an interrupt may come in between
+                    self.blobs.publish(copy.path, copy.digest())
                 return self._commit(draft, examined.report, held)
             except BaseException:
                 self._discard(stored)

@@ -49,7 +49,9 @@ class BlobStore:
     def put(self, source: Path) -> Blob:
         """Copy the file `source` in. Raises `StorageError` (nothing left behind) or `FormatError` if it moves."""
         with self.staged({"": source}) as copies:
-            return self.publish_copy(copies[""])
+            blob = self.planned(copies[""])
+            self.publish(copies[""].path, blob.digest)
+            return blob
 
     @contextmanager
     def staged(self, sources: Mapping[str, Path]) -> Iterator[dict[str, Copy]]:
@@ -58,10 +60,10 @@ class BlobStore:
             workers = stack.enter_context(ThreadPoolExecutor(2))
             yield {name: copy_file(source, stack.enter_context(self.temporary()), workers) for name, source in sources.items()}
 
-    def publish_copy(self, copy: Copy) -> Blob:
-        """Move a staged copy to its place."""
+    def planned(self, copy: Copy) -> Blob:
+        """The blob that a staged copy will be when it is published."""
         digest = copy.digest()
-        return Blob(digest, copy.size, self.publish(copy.path, digest))
+        return Blob(digest, copy.size, not self.path(digest).exists())
 
     @contextmanager
     def temporary(self) -> Iterator[Path]:

@@ -155,10 +155,11 @@ def transaction(db: Database) -> Iterator[None]:
 
     Raises `IntegrityError` before anything is changed when the database is not what the last change left.
     """
-    path = database_path(db)
+    path, begun = database_path(db), False
     with sqlite_errors(path):
-        _begin(db, path)
-        try:
+        try:  # a signal may raise anywhere in here, between any two statements
+            _begin(db, path)
+            begun = True
             yield
             db.execute("commit")
         except BaseException:
@@ -166,19 +167,16 @@ def transaction(db: Database) -> Iterator[None]:
                 db.execute("rollback")
             raise
         finally:
-            write_seal(db, path)
+            if begun:
+                write_seal(db, path)
 
 
 def _begin(db: Database, path: Path) -> None:
     db.execute("begin immediate")
-    try:
-        if not sealed_here(db, path):
-            _require_unbroken(path, check_seal(db, path))
-        with disk_errors(path):
-            break_seal(path)
-    except BaseException:
-        db.execute("rollback")
-        raise
+    if not sealed_here(db, path):
+        _require_unbroken(path, check_seal(db, path))
+    with disk_errors(path):
+        break_seal(path)
 
 
 def _require_unbroken(path: Path, seal: Seal) -> None:

@@ -63,14 +63,15 @@ def write_seal(db: Database, database: Path) -> None:
     """
     with suppress(OSError, sqlite3.OperationalError):
         db.execute("pragma wal_checkpoint(truncate)")
-        db.execute("begin immediate")
         try:
+            db.execute("begin immediate")
             log = database.with_name(database.name + "-wal")
             if not log.exists() or log.stat().st_size == 0:
                 db.sealed = _digest(db)
                 _publish(seal_path(database), db.sealed)
         finally:
-            db.execute("rollback")
+            if db.conn.in_transaction:
+                db.execute("rollback")
 
 
 def _read(database: Path) -> str | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adreg.errors import ConflictError, IntegrityError, NotFoundError, StorageError
-from adreg.formats.atomic import atomic_folder, sync
+from adreg.formats.atomic import atomic_folder, disk_errors, sync
 from adreg.progress import SILENT, Progress
 from adreg.registry.registry import Registry
 from adreg.registry.store.database import connect
@@ -120,7 +120,8 @@ def _swap(fresh: Path, home: Path) -> Path:
     except OSError as error:
         shutil.rmtree(fresh)
         raise StorageError(home, f"it cannot be moved aside ({error.strerror})") from error
-    sync(home.parent)
+    with disk_errors(home):
+        sync(home.parent)
     return aside
 
 

@@ -97,7 +97,7 @@ def under_a_limit(operation: Operation, place: Place, limit: int) -> bool:
 @pytest.mark.parametrize("operation", some("push", "backup"))
 def test_a_limit_on_the_size_of_files_changes_nothing(operation, tmp_path):
     start = operation.place(tmp_path / "start")
-    after = afterwards(operation, start, tmp_path / "undisturbed")
+    after = afterwards(operation, start, tmp_path / "trial")
     before, counts = operation.seen(start), Counter[str]()
     for index in chosen(len(LIMITS), amount(ALL, 2), operation.name):
         place = start.again(tmp_path / "trial")
