@@ -10,17 +10,18 @@ from typing import Any, Literal
 
 from adreg import __version__
 from adreg.errors import ConflictError, UsageError
-from adreg.export.fold import Folded
+from adreg.export.fold.folded import Folded
 from adreg.export.gguf.architectures import architecture_of
 from adreg.export.gguf.metadata import file_name
-from adreg.export.targets import Source, assign, is_transposed
-from adreg.export.tensors import PlannedTensor
+from adreg.export.gguf.types import QUANTS, in_types
+from adreg.export.targets import Source, assign
+from adreg.export.tensors import OutputTensor, PlannedTensor
 from adreg.formats.bases.checkpoint import Checkpoint
+from adreg.formats.dtypes import BITS
 from adreg.formats.text.tokenizer import TokenizerFiles
 
 Target = Literal["safetensors", "gguf"]
 Precision = Literal["faithful", "compat"]
-QUANTS = ("f32", "f16", "bf16", "q8_0")
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,7 @@ def plan_merge(request: MergeRequest) -> MergePlan:
     for settings that cannot be meant, `ConflictError` when the output exists."""
     if not request.sources:
         raise UsageError("there is nothing to merge", "name at least one adapter")
-    terms = assign(request.base, request.sources)
-    folds = {name: Folded(view, terms.get(name, ()), is_transposed(request.base, name)) for name, view in request.base.items()}
+    folds = assign(request.base, request.sources)
     name = request.name or "-".join([request.base.folder.name, *(source.label for source in request.sources)])
     template = chosen_template(request.base, request.sources, request.chat_template)
     tensors, path = _gguf(request, folds, name) if request.target == "gguf" else _safetensors(request, folds)
@@ -117,7 +117,8 @@ def chosen_template(base: Checkpoint, sources: tuple[Source, ...], override: str
 def _safetensors(request: MergeRequest, folds: Mapping[str, Folded]) -> tuple[tuple[PlannedTensor, ...], Path]:
     if request.quant is not None:
         raise UsageError("a safetensors checkpoint keeps the types of its base", "leave out --quant, or use --to gguf")
-    tensors = (PlannedTensor(name, fold.view.dtype, fold.view.shape, fold.view.nbytes, fold) for name, fold in folds.items())
+    outputs = (OutputTensor(name, fold.shape, fold) for name, fold in folds.items())
+    tensors = (PlannedTensor(out, folds[out.name].dtype, out.count * BITS[folds[out.name].dtype] // 8) for out in outputs)
     return tuple(tensors), request.output
 
 
@@ -125,7 +126,7 @@ def _gguf(request: MergeRequest, folds: Mapping[str, Folded], name: str) -> tupl
     quant = request.quant or "f16"
     if quant not in QUANTS:
         raise UsageError(f"{quant!r} is no type that adreg writes", f"choose one of {', '.join(QUANTS)}")
-    tensors = tuple(architecture_of(request.base).tensors(request.base, folds, quant))
+    tensors = in_types(architecture_of(request.base).tensors(request.base, folds), quant)
     if request.output.suffix == ".gguf":
         return tensors, request.output
     return tensors, request.output / file_name(name, tensors, quant)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adreg.errors import StorageError
-from adreg.export.extras import need
 from adreg.export.gguf.writer import write_gguf
 from adreg.export.modelfile import modelfile
 from adreg.export.plan import MergePlan
@@ -39,8 +38,7 @@ class MergeResult:
 
 
 def run_merge(plan: MergePlan, progress: Progress = SILENT) -> MergeResult:
-    """Write what `plan` describes. Raises `StorageError` when it does not fit, `MissingExtra` without torch."""
-    need("export", "torch")
+    """Write what `plan` describes. Raises `StorageError` when it does not fit."""
     _check_room(plan)
     if plan.request.target == "safetensors":
         with atomic_folder(plan.path) as folder:

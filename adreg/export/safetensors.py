@@ -44,15 +44,13 @@ def _write_shard(shard: SafetensorsFile, tensors: Mapping[str, PlannedTensor], p
 
 
 def _write_tensor(writer: SafetensorsWriter, tensor: PlannedTensor, task: Task) -> None:
-    if tensor.folded is None:
-        raise ValueError(f"{tensor.name} comes from no base tensor")
-    view = tensor.folded.view
-    if not tensor.adapted:
-        for start in range(0, view.nbytes, CHUNK):
-            writer.write(view.data[start : start + CHUNK])
-        task.advance(view.nbytes, tensor.name)
+    output = tensor.output
+    if not tensor.adapted and output.folded is not None:
+        for window in output.folded.view.windows(CHUNK):
+            writer.write(window)
+            task.advance(len(window), tensor.name)
         return
-    for block in tensor.folded.blocks():
-        data = from_float32(block, view.dtype)
+    for start, stop in output.spans():
+        data = from_float32(output.block(start, stop), tensor.dtype)
         writer.write(data)
         task.advance(len(data), tensor.name)

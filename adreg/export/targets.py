@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adreg.errors import FormatError, UnsupportedError, UsageError
-from adreg.export.fold import Term
+from adreg.export.fold.folded import Folded
+from adreg.export.fold.lora import LoraUpdate
 from adreg.formats.adapters.adapter import Adapter, LoraModule
 from adreg.formats.bases.checkpoint import Checkpoint
 from adreg.formats.bases.fingerprint import EMBEDDINGS
@@ -28,30 +29,30 @@ class Source:
     label: str = "adapter"
 
 
-def assign(base: Checkpoint, sources: Sequence[Source]) -> dict[str, tuple[Term, ...]]:
-    """The terms of each adapted base tensor, by its raw name; every module of every source is in exactly one.
+def assign(base: Checkpoint, sources: Sequence[Source]) -> dict[str, Folded]:
+    """What every tensor of the result is made of, by its raw name; every module of every source is in exactly one.
 
     Raises `UnsupportedError` or `FormatError` with the name of whatever could not be merged.
     """
     _check_base(base)
     names = {canonical_name(name): name for name in base} | {name: name for name in base}
-    found: dict[str, list[Term]] = defaultdict(list)
+    found: dict[str, list[LoraUpdate]] = defaultdict(list)
     for source in sources:
         _check_adapter(source)
         for module in source.adapter.modules:
             name = names.get(module.weight) or names.get(canonical_name(module.weight))
             _check_module(base, source, module, name)
-            _add(found[str(name)], source, module)
+            _add(found[str(name)], source, module, is_transposed(base, str(name)))
         for name, copy in source.adapter.base_copies.items():
             _check_copy(base, source, name, copy)
-    return {name: tuple(terms) for name, terms in found.items()}
+    return {name: Folded(name, view, view.dtype, tuple(found.get(name, ()))) for name, view in base.items()}
 
 
-def _add(terms: list[Term], source: Source, module: LoraModule) -> None:
-    """Append the module's term; two modules of one adapter on one tensor would count twice."""
-    if any(term.module in source.adapter.modules for term in terms):
+def _add(updates: list[LoraUpdate], source: Source, module: LoraModule, transposed: bool) -> None:
+    """Append the module's update; two modules of one adapter on one tensor would count twice."""
+    if any(update.module in source.adapter.modules for update in updates):
         raise FormatError(source.adapter.file.path, f"adapts {module.name!r} twice", "K-KEY-1")
-    terms.append(Term(module, source.weight * module.scaling, source.label))
+    updates.append(LoraUpdate(module, source.weight * module.scaling, source.label, transposed))
 
 
 def is_transposed(base: Checkpoint, name: str) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from adreg.errors import FormatError, UnsupportedError
-from adreg.export.fold import Folded
+from adreg.export.fold.folded import Folded
 from adreg.export.gguf.llama import LLAMA
 from adreg.export.gguf.tokenizer import CONTROL, NORMAL, UNUSED, USER_DEFINED, pre_tokenizer, token_table
 from adreg.export.gguf.types import encode
@@ -90,7 +90,7 @@ def test_a_llama_that_the_format_cannot_express_is_refused(config, tiny_llama, t
     (folder / "config.json").write_text(json.dumps(settings | config))
     base = open_checkpoint(folder)
     with pytest.raises((UnsupportedError, FormatError)):
-        list(LLAMA.tensors(base, {name: Folded(view) for name, view in base.items()}, "f16"))
+        list(LLAMA.tensors(base, {name: Folded(name, view, view.dtype) for name, view in base.items()}))
 
 
 def test_f16_refuses_what_it_would_turn_into_infinity(tmp_path):

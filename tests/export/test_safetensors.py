@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from adreg.errors import ConflictError, FormatError
-from adreg.export import fold
+from adreg.export.fold import folded
 from adreg.export.plan import plan_merge
 from adreg.export.run import run_merge
 from adreg.export.targets import Source
@@ -76,14 +76,11 @@ def test_shards_and_every_file_beside_them_are_carried(tokenizer_folder, tmp_pat
 def test_blocks_of_rows_make_the_whole(tiny_gpt2, gpt2_adapter, tiny_llama, llama_adapter, tmp_path, monkeypatch):
     for base, adapter in ((tiny_gpt2, gpt2_adapter), (tiny_llama, llama_adapter)):
         plan = plan_merge(request(base, adapter, output=tmp_path / "out", target="safetensors"))
-        for tensor in plan.tensors:
-            assert tensor.folded is not None
-            if not tensor.adapted:
-                continue
-            whole = np.concatenate(list(tensor.folded.blocks()))
+        for output in (tensor.output for tensor in plan.tensors if tensor.adapted):
+            whole = output.block(0, output.shape[0])
             with monkeypatch.context() as patch:
-                patch.setattr(fold, "BLOCK_ELEMENTS", 1000)
-                blocks = list(tensor.folded.blocks(group=2))
+                patch.setattr(folded, "BLOCK_ELEMENTS", 1000)
+                blocks = [output.block(start, stop) for start, stop in output.spans()]
             assert len(blocks) > 1
             np.testing.assert_allclose(np.concatenate(blocks), whole, rtol=0, atol=1e-6)
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adreg.errors import FormatError, UnsupportedError
-from adreg.export.fold import Folded
+from adreg.export.fold.folded import Folded
 from adreg.export.gguf.architecture import Architecture
-from adreg.export.gguf.types import tensor_bytes, tensor_type
 from adreg.export.targets import is_tied
-from adreg.export.tensors import PlannedTensor
+from adreg.export.tensors import OutputTensor, Transform
 from adreg.formats.bases.checkpoint import Checkpoint
 from adreg.formats.bases.modelconfig import head_dim, rope
 from adreg.formats.canonical import OUTPUT_HEAD, canonical_name, is_buffer
+from adreg.formats.dtypes import Float32
 from adreg.formats.gguf.names import BLOCK_NAMES, GLOBAL_NAMES
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ ROTATED = ("self_attn.q_proj", "self_attn.k_proj")
 ROPE_TYPES = ("default", "linear", "llama3")
 
 
-def plan_tensors(base: Checkpoint, folds: Mapping[str, Folded], quant: str) -> Iterator[PlannedTensor]:
+def plan_tensors(base: Checkpoint, folds: Mapping[str, Folded]) -> Iterator[OutputTensor]:
     """The output tensors in the order of llama.cpp's converter: rope factors, then by name within each shard.
 
     Raises `UnsupportedError` for a tensor or setting without a place in the format, `FormatError` for a missing one.
@@ -41,12 +41,20 @@ def plan_tensors(base: Checkpoint, folds: Mapping[str, Folded], quant: str) -> I
     _check_complete(base, set(names.values()))
     factors = rope_factors(base)
     if factors:
-        yield PlannedTensor("rope_freqs.weight", "F32", (len(factors),), 4 * len(factors), None, values=factors)
+        yield OutputTensor("rope_freqs.weight", (len(factors),), None, values=factors)
+    pairs = rotary_pairs(_head_dim(base))
     for name, output in names.items():
-        shape = base[name].shape
-        dtype = tensor_type(output, shape, quant)
-        rotary = _head_dim(base) if name.rpartition(".")[0].endswith(ROTATED) else 0
-        yield PlannedTensor(output, dtype, shape, tensor_bytes(shape, dtype), folds[name], rotary)
+        rotated = name.rpartition(".")[0].endswith(ROTATED)
+        yield OutputTensor(output, folds[name].shape, folds[name], pairs if rotated else None)
+
+
+def rotary_pairs(size: int) -> Transform:
+    """Rows of q or k, heads of `size`, from Hugging Face's two rotary halves to llama.cpp's pairs."""
+
+    def interleave(rows: Float32) -> Float32:
+        return rows.reshape(-1, 2, size // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+    return Transform(interleave, group=size, rows_only=True)
 
 
 def gguf_name(name: str) -> str:

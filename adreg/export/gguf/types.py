@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from adreg.errors import UnsupportedError
+from adreg.export.tensors import OutputTensor, PlannedTensor
 from adreg.formats.dtypes import Float32
 
 FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
+QUANTS = tuple(FILE_TYPES)
 F16_LIMIT = 65520.0
+
+
+def in_types(tensors: Iterable[OutputTensor], quant: str) -> tuple[PlannedTensor, ...]:
+    """Every tensor in the type that it has in a file of type `quant`."""
+    typed = ((tensor, tensor_type(tensor.name, tensor.shape, quant)) for tensor in tensors)
+    return tuple(PlannedTensor(tensor, dtype, tensor_bytes(tensor.shape, dtype)) for tensor, dtype in typed)
 
 
 def tensor_type(name: str, shape: tuple[int, ...], quant: str) -> str:

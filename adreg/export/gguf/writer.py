@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -41,11 +41,6 @@ def write_gguf(plan: MergePlan, path: Path, progress: Progress) -> None:
         writer.close()
 
 
-def interleave(rows: Float32, size: int) -> Float32:
-    """Rows of q or k, heads of `size`, from Hugging Face's two rotary halves to llama.cpp's pairs."""
-    return rows.reshape(-1, 2, size // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
-
-
 @dataclass(frozen=True)
 class _Stream:
     """What GGUFWriter.write_tensor_data needs of an array: `nbytes` and `tofile`."""
@@ -65,15 +60,20 @@ class _Stream:
             self.task.advance(encoded.nbytes, self.tensor.name)
 
     def _blocks(self) -> Iterator[Float32]:
-        folded, rotary = self.tensor.folded, self.tensor.rotary
-        if folded is None:
-            yield np.array(self.tensor.values, dtype=np.float32)
-            return
-        for block in folded.blocks(rotary or 1):
-            if self.through_base_type:
-                rounded = from_float32(block, folded.view.dtype)
-                block = to_float32(memoryview(rounded), folded.view.dtype).reshape(block.shape)
-            yield interleave(block, rotary) if rotary else block
+        output = self.tensor.output
+        rounding = through(output.folded.dtype) if self.through_base_type and output.folded else None
+        for start, stop in output.spans():
+            yield output.block(start, stop, rounding)
+
+
+def through(dtype: str) -> Callable[[Float32], Float32]:
+    """Round to `dtype` and back."""
+
+    def rounding(values: Float32) -> Float32:
+        rounded = to_float32(memoryview(from_float32(values, dtype)), dtype)
+        return rounded.reshape(values.shape)
+
+    return rounding
 
 
 def _announce(writer: GGUFWriter, plan: MergePlan) -> None:
