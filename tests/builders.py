@@ -20,6 +20,23 @@ GPT2 = {
     "vocab_size": 49152, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256,
     "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
 }  # fmt: skip
+GEMMA = {
+    "vocab_size": 32016, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 8, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 512,
+    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+TURNS = {"query_pre_attn_scalar": 32, "sliding_window": 16}
+KINDS: dict[str, dict[str, Any]] = {
+    "gemma": GEMMA,
+    "gemma2": GEMMA | TURNS,
+    "gemma3_text": GEMMA | TURNS,
+    "gpt2": GPT2,
+    "llama": LLAMA,
+    "mistral": LLAMA | {"head_dim": 32, "tie_word_embeddings": False},
+    "phi3": LLAMA | {"tie_word_embeddings": False},
+    "qwen2": LLAMA,
+    "qwen3": LLAMA | {"head_dim": 32},
+}
 
 
 def unpack_tokenizer(folder: Path) -> Path:
@@ -32,17 +49,13 @@ def unpack_tokenizer(folder: Path) -> Path:
 
 
 def build_checkpoint(folder: Path, kind: str, tokenizer: Path | None, seed: int = 0, shards: int = 1, **changes: Any) -> Path:
-    """Save a random model of `kind` (llama or gpt2) as a checkpoint folder; `changes` go to its configuration."""
+    """Save a random model of `kind`, one of `KINDS`, as a checkpoint folder; `changes` go to its configuration."""
     import torch
-    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    dtype = changes.pop("dtype", torch.bfloat16 if kind == "llama" else torch.float32)
-    if kind == "llama":
-        model = LlamaForCausalLM(LlamaConfig(**{**LLAMA, **changes}))
-    else:
-        model = GPT2LMHeadModel(GPT2Config(**{**GPT2, **changes}))
-    model = model.to(dtype)
+    dtype = changes.pop("dtype", torch.float32 if kind == "gpt2" else torch.bfloat16)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **KINDS[kind] | changes)).to(dtype)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     model.save_pretrained(folder, max_shard_size=size if shards == 1 else size // shards)
     for file in tokenizer.iterdir() if tokenizer else ():

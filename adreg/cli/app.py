@@ -45,6 +45,7 @@ COMMANDS = {
     "doctor": ("upkeep:doctor", KEEP),
     "audit": ("audit:audit", USE),
     "merge": ("merge:merge", USE),
+    "ollama": ("ollama:app", USE),
     "serve": ("serve:serve", USE),
 }
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from adreg.cli.audit import print_report
 from adreg.cli.common import registry
 from adreg.cli.impostor import make_impostor
-from adreg.cli.merge import Merged, Wish, carry_out, keep_record, merge_request, proof_lines
+from adreg.cli.merging import Merged, Wish, carry_out, keep_record, merge_request, proof_lines
 from adreg.cli.output import Output, size, stderr_console
 from adreg.cli.permits import permit
 from adreg.cli.progress import progress
@@ -145,13 +145,13 @@ def _merge(tour: Tour, base: BaseRecord, version: VersionRecord) -> None:
     with _step(tour, "Merge", f"{version.reference} into one q8_0 GGUF, then the same questions to real llama.cpp"):
         permit(tour.found, base, [version], "merge", ())
         request = merge_request(tour.found, base, [(version, 1.0)], Wish(tour.folder / "gguf", quant="q8_0"), tour.out)
-        merged = carry_out(plan_merge(request), True, tour.out)
+        merged = carry_out(plan_merge(request), tour.out)
         keep_record(tour.found, [version], merged)
         _show_proof(tour, merged)
 
 
 def _show_proof(tour: Tour, merged: Merged) -> None:
-    main, proof = merged.result.main, merged.verification
+    main, proof = merged.result.main, merged.proof
     assert proof is not None
     tour.out.note(f"  ✓ {main.path.name}, {size(main.size)}", "green")
     for line in proof_lines(proof):

@@ -52,6 +52,8 @@ def hint(error: AdregError) -> str:
     match error:
         case NotFoundError(kind="adapter folder" | "base folder"):
             return "give the path of a folder that exists"
+        case NotFoundError(kind="GGUF file"):
+            return "adreg merge REF --to gguf -o FOLDER makes one"
         case YankedError():
             name = error.name.partition(":")[0]
             return f"{name}@{error.digest[:19]} still gets it; adreg ls {name} shows the others"

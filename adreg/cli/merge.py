@@ -1,179 +1,97 @@
-"""`adreg merge`: fold adapters into their base, as safetensors or GGUF, and prove the result."""
+"""`adreg merge`: fold adapters into their base or into one another, and prove the result."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adreg.cli.common import AllowOption, BaseOption, Json, Quiet, complete_reference, quiet_libraries, registry, warn_yanked
-from adreg.cli.output import Output, size
+from adreg.cli.common import AllowOption, BaseOption, Json, Quiet, complete_reference, registry, warn_yanked
+from adreg.cli.merging import Precision, Target, Wish, base_of, carry_out, keep_record, merge_request
+from adreg.cli.output import Output
 from adreg.cli.permits import permit, remember
-from adreg.cli.progress import progress
-from adreg.errors import UsageError, VerificationFailed
+from adreg.errors import UsageError
 from adreg.references import parse_reference
 
 if TYPE_CHECKING:
-    from adreg.export.plan import MergePlan, MergeRequest
-    from adreg.export.run import MergeResult
-    from adreg.export.verify import Verification
-    from adreg.registry.records import BaseRecord, VersionRecord
-    from adreg.registry.registry import Registry
+    from adreg.export.combine.settings import Combination
 
+UNITS = {"KB": 10**3, "KIB": 1 << 10, "MB": 10**6, "GB": 10**9, "MIB": 1 << 20, "GIB": 1 << 30}
 
-class Target(StrEnum):
-    """What comes out."""
-
-    SAFETENSORS = "safetensors"
-    GGUF = "gguf"
-
-
-class Precision(StrEnum):
-    """faithful: one rounding, closest to the adapter. compat: as PEFT merge, save and convert would give."""
-
-    FAITHFUL = "faithful"
-    COMPAT = "compat"
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What the user asked for."""
-
-    output: Path
-    to: Target = Target.GGUF
-    quant: str | None = None
-    precision: Precision = Precision.FAITHFUL
-
-
-@dataclass(frozen=True)
-class Merged:
-    """A merge that was carried out: its plan, its files, and the proof if one was asked for."""
-
-    plan: MergePlan
-    result: MergeResult
-    verification: Verification | None
-
-    def as_json(self) -> dict[str, Any]:
-        files = [{"path": str(file.path), "size": file.size, "sha256": file.sha256} for file in self.result.files]
-        proof = self.verification.as_json() if self.verification else None
-        return {**self.plan.describe(), "path": str(self.result.main.path), "files": files, "verification": proof}
-
-
-Refs = Annotated[list[str], typer.Argument(metavar="REF[=SCALE]...", autocompletion=complete_reference)]
+Refs = Annotated[list[str], typer.Argument(metavar="[REF[=SCALE]]...", autocompletion=complete_reference)]
 To = Annotated[Target, typer.Option("--to", help="What to write.")]
 Out = Annotated[Path, typer.Option("--output", "-o", help="A new folder, or a .gguf file.")]
-Quant = Annotated[str | None, typer.Option("--quant", help="GGUF type: f32, f16, bf16 or q8_0.")]
-Verify = Annotated[bool, typer.Option("--verify/--no-verify", help="Run a GGUF in llama.cpp against the adapter.")]
+Quant = Annotated[str | None, typer.Option("--quant", help="GGUF type, from f32 and q8_0 to q4_k_m. Default: f16.")]
+Method = Annotated[str | None, typer.Option("--method", help="linear, cat, svd, ties, dare_ties or magnitude_prune.")]
+Density = Annotated[float | None, typer.Option("--density", help="The share of each update that ties & co. keep.")]
+Rank = Annotated[int | None, typer.Option("--rank", help="The rank of what svd or ties & co. make.")]
+Seed = Annotated[int, typer.Option("--seed", help="Decides what dare_ties drops.")]
+ShardSize = Annotated[str | None, typer.Option("--max-shard-size", help="Such as 5GB. Default: the base's own shards.")]
+Push = Annotated[str | None, typer.Option("--push", metavar="NAME", help="Push the adapter that --to adapter made.")]
+Verify = Annotated[bool, typer.Option("--verify/--no-verify", help="Compare the result with the adapter on its base.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan and write nothing.")]
 
 
 def merge(
-    refs: Refs,
     output: Out,
+    refs: Refs = [],  # noqa: B006 - typer copies it
     to: To = Target.GGUF,
     quant: Quant = None,
     precision: Precision = Precision.FAITHFUL,
     base: BaseOption = None,
+    method: Method = None,
+    density: Density = None,
+    rank: Rank = None,
+    seed: Seed = 0,
+    max_shard_size: ShardSize = None,
+    push: Push = None,
     verify: Verify = True,
     allow: AllowOption = [],  # noqa: B006 - typer copies it
     dry_run: DryRun = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fold adapters into their base: a checkpoint folder, or a GGUF for llama.cpp and Ollama.
+    """Fold adapters into their base: a GGUF for llama.cpp and Ollama, or a checkpoint folder. Or several into one adapter.
 
-    Example: adreg merge lighthouse:prod --to gguf --quant q8_0 -o ./lighthouse-gguf
+    Example: adreg merge lighthouse:prod --quant q4_k_m -o ./lighthouse-gguf
+
+    Example: adreg merge formal=0.7 brief=0.3 --to adapter --method svd -o ./both --push both
+
+    Example: adreg merge --base smollm2 -o ./smollm2.gguf
     """
     from adreg.export.plan import plan_merge
 
     out, found = Output(json, quiet), registry()
-    scaled = [_scaled(text) for text in refs]
-    versions = [(found.adapters.resolve(parse_reference(ref)), scale) for ref, scale in scaled]
-    warn_yanked(out, [version for version, _ in versions])
-    record = found.bases.get(base) if base else base_of(found, [version for version, _ in versions])
+    versions = [(found.adapters.resolve(parse_reference(ref)), scale) for ref, scale in map(_scaled, refs)]
     plain = [version for version, _ in versions]
-    request = merge_request(found, record, versions, Wish(output, to, quant, precision), out)
-    permits = permit(found, record, plain, "merge", allow)
-    plan = plan_merge(request)
+    warn_yanked(out, plain)
+    if not (plain or base):
+        raise UsageError("there is nothing to merge", "name adapters, or with --base a base alone")
+    record = found.bases.get(base) if base else base_of(found, plain)
+    permits = permit(found, record, plain, to.operation, allow)
+    chosen = _combination(method, density, rank, seed)
+    if to is Target.ADAPTER:
+        from adreg.cli.combine import combine
+
+        combine(found, versions, record, chosen, output, push, permits, dry_run, out)
+        return
+    if push is not None:
+        raise UsageError(f"--to {to.value} makes nothing that can be pushed", "use --to adapter, or leave out --push")
+    shard_bytes = _bytes(max_shard_size) if max_shard_size else None
+    wish = Wish(output, to, quant, precision, shard_bytes, chosen, verify)
+    plan = plan_merge(merge_request(found, record, versions, wish, out))
+    for training in plan.quantised_trainings:
+        moved = f"rounding to NF4 moves the weights by {training.rounding:.1%}, the adapter by {training.update:.1%}"
+        out.note(f"{training.label} was trained on {training.base}, a quantised model: {moved}", "yellow")
     if dry_run:
         out.fields(plan.describe(), "output", [(key, str(value)) for key, value in plan.describe().items()])
         return
     remember(out, found, permits)
-    merged = carry_out(plan, verify and to is Target.GGUF, out)
+    merged = carry_out(plan, out)
     keep_record(found, plain, merged)
-    out.done(_told(merged), merged.as_json(), "path")
-
-
-def merge_request(
-    found: Registry,
-    record: BaseRecord,
-    versions: list[tuple[VersionRecord, float]],
-    wish: Wish,
-    out: Output,
-) -> MergeRequest:
-    """Check that the base's files are still those of its card, and say what is to be merged. The caller asks the audit."""
-    from adreg.export.plan import MergeRequest
-    from adreg.export.targets import Source
-
-    checkpoint = found.bases.current(record, progress(out.human))
-    return MergeRequest(
-        base=checkpoint,
-        sources=tuple(Source(found.adapters.open(version), scale, version.reference) for version, scale in versions),
-        target=wish.to.value,
-        output=wish.output,
-        quant=wish.quant,
-        precision=wish.precision.value,
-        name="-".join([record.name, *(version.adapter.replace("/", "-") for version, _ in versions)]),
-        base_name=record.name,
-        chat_template=_template(found, versions),
-        provenance=_provenance(record, versions),
-    )
-
-
-def carry_out(plan: MergePlan, verify: bool, out: Output) -> Merged:
-    """Write the plan; a GGUF that fails its verification is removed again."""
-    from adreg.export.extras import need
-    from adreg.export.run import run_merge
-    from adreg.export.verify import verify_gguf
-
-    if verify:
-        need("llamacpp", "xllamacpp")
-    quiet_libraries()
-    result = run_merge(plan, progress(out.human))
-    if not verify:
-        return Merged(plan, result, None)
-    request = plan.request
-    proof = verify_gguf(plan.path, request.base, request.sources, request.chat_template, progress(out.human))
-    if not proof.passed:
-        for file in result.files:
-            file.path.unlink(missing_ok=True)
-        raise VerificationFailed(f"{plan.path} was removed: {'; '.join(proof.failures)}")
-    return Merged(plan, result, proof)
-
-
-def keep_record(found: Registry, versions: list[VersionRecord], merged: Merged) -> None:
-    """Remember the artifact with every version that went into it."""
-    from adreg.registry.artifacts import Derived
-
-    main, plan = merged.result.main, merged.plan.describe()
-    proof = merged.verification.as_json() if merged.verification else None
-    derived = Derived(plan["target"], str(main.path.absolute()), f"sha256:{main.sha256}", main.size, plan, proof)
-    weights = [source["weight"] for source in plan["adapters"]]
-    found.artifacts.add(list(zip(versions, weights, strict=True)), derived)
-
-
-def base_of(found: Registry, versions: list[VersionRecord]) -> BaseRecord:
-    """The one registered base that all `versions` were trained on."""
-    names = {version.base for version in versions}
-    name = names.pop()
-    if names:
-        raise UsageError("these adapters were trained on different bases", "merge adapters of one base, or give --base")
-    if name is None:
-        raise UsageError(f"the base of {versions[0].reference} is not registered", "adreg base add FOLDER, or give --base")
-    return found.bases.get(name)
+    out.done(merged.in_words(), merged.as_json(), "path")
 
 
 def _scaled(text: str) -> tuple[str, float]:
@@ -184,33 +102,21 @@ def _scaled(text: str) -> tuple[str, float]:
         raise UsageError(f"{scale!r} in {text!r} is no number", f"write {ref}=0.5") from None
 
 
-def _template(found: Registry, versions: list[tuple[VersionRecord, float]]) -> str | None:
-    """The chat template that the adapters were trained with, if all carry the same one."""
-    digests = {version.files.get("chat_template.jinja") for version, _ in versions} - {None}
-    if len(digests) > 1:
-        raise UsageError("these adapters were trained with different chat templates", "merge them one by one")
-    digest = next(iter(digests), None)
-    return found.blobs.path(digest).read_text(encoding="utf-8") if digest else None
+def _combination(method: str | None, density: float | None, rank: int | None, seed: int) -> Combination | None:
+    """How several adapters become one, where the user said how."""
+    from adreg.export.combine.settings import Combination, Method
+
+    if method is None and density is None and rank is None:
+        return None
+    methods = [known.value for known in Method]
+    if method not in (None, *methods):
+        raise UsageError(f"{method!r} is no method", f"choose one of {', '.join(methods)}")
+    return Combination(Method(method or Method.LINEAR), density, rank, seed)
 
 
-def _provenance(record: BaseRecord, versions: list[tuple[VersionRecord, float]]) -> dict[str, str]:
-    ids = {f"base.{name}": value for name, value in vars(record.card.ids).items() if value}
-    adapters = {f"adapter.{index}.digest": version.digest for index, (version, _) in enumerate(versions)}
-    names = {f"adapter.{index}.reference": version.reference for index, (version, _) in enumerate(versions)}
-    return {"base.name": record.name, **ids, **adapters, **names}
-
-
-def _told(merged: Merged) -> str:
-    main = merged.result.main
-    told = f"wrote {main.path} ({size(main.size)}, sha256 {main.sha256[:12]})"
-    return "; ".join([told, *proof_lines(merged.verification)]) if merged.verification else told
-
-
-def proof_lines(proof: Verification) -> list[str]:
-    """What llama.cpp showed, in words."""
-    effect = "" if proof.adapter_effect is None else f"; the adapter's effect arrives at {proof.adapter_effect:.2f}"
-    return [
-        f"llama.cpp: {proof.tokenization_differences} of {proof.lines} lines tokenised differently",
-        f"|Δ log p| of the top 50 tokens at {proof.positions} positions: max {proof.max_delta_logprob:.4f}, "
-        f"mean {proof.mean_delta_logprob:.4f}; likeliest token the same at {proof.top1_agreement:.0%}{effect}",
-    ]
+def _bytes(text: str) -> int:
+    """`5GB` or `500MiB` in bytes."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMG]i?B)", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise UsageError(f"{text!r} is no size", "write it as 5GB or 500MB")
+    return int(float(found[1]) * UNITS[found[2].upper()])

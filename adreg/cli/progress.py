@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from adreg.cli.output import print_message, stderr_console
+from adreg.cli.output import print_message, size, stderr_console
 from adreg.progress import SILENT, Progress, Task
 
 if TYPE_CHECKING:
@@ -27,23 +27,24 @@ class _BarTask:
 
 
 class TerminalProgress:
-    """Bars with what is done, a note, and the time left."""
+    """Bars with what is done, how fast, a note, and the time left."""
 
     @contextmanager
     def task(self, title: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
         from rich import progress as rich
 
-        done = rich.DownloadColumn() if unit == "B" else rich.MofNCompleteColumn()
-        columns = (rich.SpinnerColumn(), rich.TextColumn("{task.description:<12}"), rich.BarColumn(28), done)
+        done = (rich.DownloadColumn(), rich.TransferSpeedColumn()) if unit == "B" else (rich.MofNCompleteColumn(),)
+        columns = (rich.SpinnerColumn(), rich.TextColumn("{task.description:<12}"), rich.BarColumn(28), *done)
         times = (rich.TimeElapsedColumn(), rich.TimeRemainingColumn(), rich.TextColumn("[dim]{task.fields[note]}"))
         with rich.Progress(*columns, *times, console=stderr_console(), transient=True) as bars:
             yield _BarTask(bars, bars.add_task(title, total=total, note=""))
 
 
 class _QuietTask:
-    note = ""
+    done, note = 0.0, ""
 
     def advance(self, amount: float = 1, note: str = "") -> None:
+        self.done += amount
         self.note = note
 
 
@@ -56,7 +57,7 @@ class PlainProgress:
         yield task
         seconds = time.monotonic() - started
         if seconds > 1:
-            note = "" if unit == "B" else task.note
+            note = f"({size(int(task.done / seconds))}/s)" if unit == "B" else task.note
             print_message(f"{title} done in {seconds:.1f} s  {note}".rstrip())
 
 

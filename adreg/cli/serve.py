@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adreg.cli.common import AllowOption, BaseOption, complete_reference, quiet_libraries, registry, warn_yanked
-from adreg.cli.merge import base_of
+from adreg.cli.merging import base_of
 from adreg.cli.output import Output
 from adreg.cli.permits import permit, remember
 from adreg.cli.progress import progress

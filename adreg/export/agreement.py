@@ -29,15 +29,23 @@ LIMITS = {
     "MOSTLY_BF16": Limits(0.3, 0.04),
     "MOSTLY_Q8_0": Limits(2.0, 0.25),
 }
+# a merged checkpoint is rounded once to its base's type, and computed in float32
+CHECKPOINT_LIMITS = {"F32": Limits(0.005, 0.001), "F16": Limits(0.06, 0.006), "BF16": Limits(0.3, 0.04)}
+MERGED_LIMIT = 0.005
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Over all compared tokens, `noise` is llama.cpp minus reference, `effect` reference minus bare base (nats)."""
+    """Over all compared tokens, `noise` is llama.cpp minus reference, `effect` reference minus bare base (nats).
+
+    `divergence` is the Kullback-Leibler divergence (nats) from the reference at each position, the tokens that were not
+    compared counted as one; so it is at most the true one.
+    """
 
     noise: NDArray[np.float64]
     effect: NDArray[np.float64]
     top1: tuple[bool, ...]
+    divergence: tuple[float, ...]
 
     @property
     def max_delta(self) -> float:
@@ -66,10 +74,19 @@ class Agreement:
 def compare(found: Sequence[Mapping[int, float]], adapted: Float32, bare: Float32) -> Agreement:
     """Compare the likeliest tokens of llama.cpp, one mapping of log probabilities a position, with the rows of two
     (positions, vocabulary) references: the adapters on the base, and the base alone."""
-    noise, effect, top1 = [], [], []
+    noise, effect, top1, divergence = [], [], [], []
     for likely, with_adapter, without in zip(found, adapted, bare, strict=True):
         tokens = list(likely)
-        noise.append(np.array([likely[token] for token in tokens], dtype=np.float64) - with_adapter[tokens])
+        found_here = np.array([likely[token] for token in tokens], dtype=np.float64)
+        noise.append(found_here - with_adapter[tokens])
+        divergence.append(divergence_of(with_adapter[tokens].astype(np.float64), found_here))
         effect.append(with_adapter[tokens].astype(np.float64) - without[tokens])
         top1.append(max(likely, key=lambda token: likely[token]) == int(with_adapter.argmax()))
-    return Agreement(np.concatenate(noise), np.concatenate(effect), tuple(top1))
+    return Agreement(np.concatenate(noise), np.concatenate(effect), tuple(top1), tuple(divergence))
+
+
+def divergence_of(reference: NDArray[np.float64], found: NDArray[np.float64]) -> float:
+    """The divergence (nats) of two distributions known by some of their log probabilities, the rest of each as one."""
+    p, q = np.exp(reference), np.exp(found)
+    rest_p, rest_q = max(1 - float(p.sum()), 1e-12), max(1 - float(q.sum()), 1e-12)
+    return float((p * (reference - found)).sum() + rest_p * (np.log(rest_p) - np.log(rest_q)))

@@ -68,14 +68,15 @@ class LlamaCpp:
 
 
 @contextmanager
-def llamacpp(model: Path, context: int) -> Iterator[LlamaCpp]:
-    """Run `model` with `context` tokens of room, in a process of its own, without a word on the terminal.
+def llamacpp(model: Path, context: int, adapters: Sequence[Path] = ()) -> Iterator[LlamaCpp]:
+    """Run `model` with GGUF `adapters` and `context` tokens of room, in a process of its own, without a word on the terminal.
 
     Raises `MissingExtra` without xllamacpp, `VerificationFailed` with llama.cpp's words when it does not take the file.
     """
     need("llamacpp", "xllamacpp")
     # -P keeps the script's folder, and so this package's module names, off the child's import path
     command = [sys.executable, "-P", str(CHILD), str(model.absolute()), str(context), str(_threads(model))]
+    command += [str(adapter.absolute()) for adapter in adapters]
     with tempfile.TemporaryFile() as log:
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
         try:

@@ -1,7 +1,7 @@
 """Runs llama.cpp's server in a process of its own until standard input closes. Run as a script; imports nothing of adreg.
 
-Arguments: the GGUF file, the number of tokens of context, the number of threads. Prints the server's address on
-standard output, once; everything that llama.cpp prints goes to standard error.
+Arguments: the GGUF file, the number of tokens of context, the number of threads, and GGUF adapters, if any. Prints the
+server's address on standard output, once; everything that llama.cpp prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ def main() -> None:
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.warmup, params.ui, params.cache_ram_mib, params.verbosity = False, False, 0, 1
+    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in sys.argv[4:]]
     server = xllamacpp.Server(params)
     print(server.listening_address, file=answers, flush=True)
     sys.stdin.read()

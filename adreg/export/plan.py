@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,12 @@ from adreg.errors import ConflictError, UsageError
 from adreg.export.fold.folded import Folded
 from adreg.export.gguf.architectures import architecture_of
 from adreg.export.gguf.metadata import file_name
+from adreg.export.gguf.mixture import traits_of
+from adreg.export.gguf.quantise import require
 from adreg.export.gguf.types import QUANTS, in_types
+from adreg.export.pipeline import memory_needed
+from adreg.export.qlora import QuantisedTraining, quantised_trainings
+from adreg.export.shards import Shard, shards_of
 from adreg.export.targets import Source, assign
 from adreg.export.tensors import OutputTensor, PlannedTensor
 from adreg.formats.bases.checkpoint import Checkpoint
@@ -22,6 +28,7 @@ from adreg.formats.text.tokenizer import TokenizerFiles
 
 Target = Literal["safetensors", "gguf"]
 Precision = Literal["faithful", "compat"]
+METADATA_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class MergeRequest:
     `output` is a folder, or for GGUF also a file that ends in .gguf. `provenance` is written into the artifact as
     it is. `chat_template` overrides the one the adapters carry, which overrides the base's. `precision` is about
     GGUF: `faithful` rounds once, from float32; `compat` rounds to the base's type first, as merging with PEFT and
-    converting does.
+    converting does. `max_shard_size` is about safetensors, in bytes: without it the base's own files are kept.
     """
 
     base: Checkpoint
@@ -40,6 +47,7 @@ class MergeRequest:
     output: Path
     quant: str | None = None
     precision: Precision = "faithful"
+    max_shard_size: int | None = None
     name: str = ""
     base_name: str = ""
     chat_template: str | None = None
@@ -56,6 +64,17 @@ class MergePlan:
     name: str
     tensors: tuple[PlannedTensor, ...]
     chat_template: str | None
+    quantised_trainings: tuple[QuantisedTraining, ...] = ()
+
+    @cached_property
+    def shards(self) -> tuple[Shard, ...]:
+        """The weights files of a checkpoint."""
+        return shards_of(self.request.base, self.tensors, self.request.max_shard_size)
+
+    @property
+    def disk_needed(self) -> int:
+        """Bytes that must be free where the output goes."""
+        return self.nbytes + METADATA_BYTES
 
     @property
     def nbytes(self) -> int:
@@ -70,7 +89,7 @@ class MergePlan:
             "output": str(self.path),
             "base": request.base_name or str(request.base.folder),
             "adapters": [
-                {"label": source.label, "weight": source.weight, "modules": len(source.adapter.modules)}
+                {"label": source.label, "weight": source.weight, "modules": len(source.family.modules)}
                 for source in request.sources
             ],
             "precision": request.precision if request.target == "gguf" else None,
@@ -78,6 +97,10 @@ class MergePlan:
             "adapted": sum(tensor.adapted for tensor in self.tensors),
             "types": dict(Counter(tensor.dtype for tensor in self.tensors)),
             "bytes": self.nbytes,
+            "disk_needed": self.disk_needed,
+            "memory_needed": memory_needed(self.tensors),
+            "files": [shard.name for shard in self.shards] if request.target == "safetensors" else [self.path.name],
+            "quantised_trainings": [asdict(training) for training in self.quantised_trainings],
         }
 
     def record(self) -> dict[str, str]:
@@ -92,7 +115,7 @@ class MergePlan:
 def plan_merge(request: MergeRequest) -> MergePlan:
     """Check everything that can be known without reading weights. Raises the typed errors of `assign`, `UsageError`
     for settings that cannot be meant, `ConflictError` when the output exists."""
-    if not request.sources:
+    if not request.sources and request.target != "gguf":
         raise UsageError("there is nothing to merge", "name at least one adapter")
     folds = assign(request.base, request.sources)
     name = request.name or "-".join([request.base.folder.name, *(source.label for source in request.sources)])
@@ -100,7 +123,7 @@ def plan_merge(request: MergeRequest) -> MergePlan:
     tensors, path = _gguf(request, folds, name) if request.target == "gguf" else _safetensors(request, folds)
     for place in (request.output, path, path.with_suffix(".Modelfile")):
         _check_free(place)
-    return MergePlan(request, path, name, tensors, template)
+    return MergePlan(request, path, name, tensors, template, tuple(quantised_trainings(folds, request.sources)))
 
 
 def chosen_template(base: Checkpoint, sources: tuple[Source, ...], override: str | None = None) -> str | None:
@@ -126,7 +149,9 @@ def _gguf(request: MergeRequest, folds: Mapping[str, Folded], name: str) -> tupl
     quant = request.quant or "f16"
     if quant not in QUANTS:
         raise UsageError(f"{quant!r} is no type that adreg writes", f"choose one of {', '.join(QUANTS)}")
-    tensors = in_types(architecture_of(request.base).tensors(request.base, folds), quant)
+    architecture = architecture_of(request.base)
+    tensors = in_types(architecture.tensors(request.base, folds), quant, traits_of(request.base, architecture))
+    require({tensor.dtype for tensor in tensors})
     if request.output.suffix == ".gguf":
         return tensors, request.output
     return tensors, request.output / file_name(name, tensors, quant)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +10,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from adreg.export.extras import need
+from adreg.export.fold.folded import Folded
 from adreg.export.targets import Source
 from adreg.formats.adapters.adapter import CONFIG, WEIGHTS
 from adreg.formats.bases.checkpoint import Checkpoint
+from adreg.formats.canonical import OUTPUT_HEAD, canonical_name
 from adreg.formats.dtypes import Float32
 from adreg.formats.text.chat_template import Message
 
@@ -52,6 +54,11 @@ class Reference:
         with model.disable_adapter():
             return adapted, _log_probabilities(model, ids)
 
+    def merged_log_probabilities(self, ids: Sequence[int], folds: Mapping[str, Folded]) -> Float32:
+        """What the folded weights give, in float32 and not rounded to any file's type: (len(ids), vocabulary)."""
+        with _no_bars():
+            return _log_probabilities(merged_model(self.base, folds), ids)
+
 
 def open_reference(base: Checkpoint, sources: tuple[Source, ...]) -> Reference:
     """The reference for `sources` on `base`. Raises `MissingExtra` without transformers or PEFT."""
@@ -80,6 +87,19 @@ def adapted_model(base: Checkpoint, sources: Sequence[Source]) -> Any:
     for name, source in zip(names, sources, strict=True):
         _scale(model, name, source.weight)
     return model.eval()
+
+
+def merged_model(base: Checkpoint, folds: Mapping[str, Folded]) -> Any:
+    """The base in float32 with the folded weights in the place of its own, in evaluation mode."""
+    import torch
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+
+    config = AutoConfig.from_pretrained(base.folder, local_files_only=True)
+    if OUTPUT_HEAD in map(canonical_name, set(folds) - set(base)):
+        config.tie_word_embeddings = False
+    weights = {name: torch.tensor(fold.block(0, fold.shape[0])) for name, fold in folds.items()}
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return kind.from_pretrained(None, config=config, state_dict=weights, dtype=torch.float32).eval()
 
 
 def _log_probabilities(model: Any, ids: Sequence[int]) -> Float32:

@@ -1,56 +1,64 @@
-"""Writes a merged checkpoint folder: the base's own shards and types, one block at a time, and the files beside them."""
+"""Writes a merged checkpoint folder: weights in the base's types, one block at a time, and the files beside them."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
+from adreg.export.card import merged_card
+from adreg.export.gguf.types import encode
+from adreg.export.pipeline import encoded
 from adreg.export.plan import MergePlan
+from adreg.export.shards import Shard, index_of
+from adreg.export.targets import config_changes
 from adreg.export.tensors import PlannedTensor
 from adreg.formats.bases.checkpoint import INDEX
-from adreg.formats.dtypes import from_float32
-from adreg.formats.safetensors import SafetensorsFile
 from adreg.formats.safetensors_writer import SafetensorsWriter, TensorSpec
+from adreg.formats.streamed import StreamedFile
 from adreg.progress import Progress, Task
 
-CARRIED = ("config.json", "generation_config.json", INDEX, "LICENSE", "LICENSE.txt", "NOTICE")
-RECORD = "adreg.json"
-CHUNK = 1 << 26
+CONFIG, CARD, RECORD = "config.json", "README.md", "adreg.json"
+CARRIED = (CONFIG, "generation_config.json", "LICENSE", "LICENSE.txt", "NOTICE")
 
 
-def write_checkpoint(plan: MergePlan, folder: Path, progress: Progress) -> None:
-    """Write the checkpoint that `plan` describes into the empty `folder`; each value is rounded once."""
-    base, tensors = plan.request.base, {tensor.name: tensor for tensor in plan.tensors}
+def write_checkpoint(plan: MergePlan, folder: Path, progress: Progress) -> dict[str, str]:
+    """Write the checkpoint that `plan` describes into the empty `folder`; each value is rounded once. Returns the SHA-256
+    in hex of each weights file by its name."""
+    _write_beside(plan, folder)
+    with progress.task("merge", plan.nbytes, "B") as task:
+        return {shard.name: _write_shard(shard, folder / shard.name, task) for shard in plan.shards}
+
+
+def _write_beside(plan: MergePlan, folder: Path) -> None:
+    base = plan.request.base
     for file in [*(base.folder / name for name in CARRIED), *base.tokenizer.present()]:
         if file.is_file():
             shutil.copyfile(file, folder / file.name)
-    if plan.chat_template is not None:
-        (folder / "chat_template.jinja").write_text(plan.chat_template, encoding="utf-8")
-    (folder / RECORD).write_text(json.dumps(plan.record(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    with progress.task("merge", plan.nbytes, "B") as task:
-        for shard in base.shards:
-            _write_shard(shard, tensors, folder / shard.path.name, task)
+    changes = config_changes(base, {tensor.name: tensor.output.folded for tensor in plan.tensors if tensor.output.folded})
+    texts = {
+        CONFIG: json.dumps(base.config | changes, ensure_ascii=False, indent=2) + "\n" if changes else None,
+        INDEX: index_of(base, plan.shards),
+        "chat_template.jinja": plan.chat_template,
+        RECORD: json.dumps(plan.record(), ensure_ascii=False, indent=2) + "\n",
+        CARD: merged_card(plan),
+    }
+    for name, text in texts.items():
+        if text is not None:
+            (folder / name).write_text(text, encoding="utf-8")
 
 
-def _write_shard(shard: SafetensorsFile, tensors: Mapping[str, PlannedTensor], path: Path, task: Task) -> None:
-    specs = [TensorSpec(name, view.dtype, view.shape) for name, view in shard.items()]
-    with path.open("wb") as file:
+def _write_shard(shard: Shard, path: Path, task: Task) -> str:
+    specs = [TensorSpec(tensor.name, tensor.dtype, tensor.shape) for tensor in shard.tensors]
+    with StreamedFile(path) as file:
         writer = SafetensorsWriter(file, specs, shard.metadata)
-        for name in shard:
-            _write_tensor(writer, tensors[name], task)
+        for tensor, data in encoded(shard.tensors, _encode):
+            writer.write(data)
+            task.advance(len(data), tensor.name)
         writer.finish()
+    return file.sha256
 
 
-def _write_tensor(writer: SafetensorsWriter, tensor: PlannedTensor, task: Task) -> None:
-    output = tensor.output
-    if not tensor.adapted and output.folded is not None:
-        for window in output.folded.view.windows(CHUNK):
-            writer.write(window)
-            task.advance(len(window), tensor.name)
-        return
-    for start, stop in output.spans():
-        data = from_float32(output.block(start, stop), tensor.dtype)
-        writer.write(data)
-        task.advance(len(data), tensor.name)
+def _encode(tensor: PlannedTensor, start: int, stop: int) -> memoryview:
+    stored = tensor.stored(start, stop)
+    return encode(tensor.output.block(start, stop), tensor.dtype, tensor.name) if stored is None else stored

@@ -1,113 +1,106 @@
-"""Which base tensor each adapter module folds into, or by name why it cannot. Knows names and shapes, no arithmetic."""
+"""What every tensor of a merge is made of, or by name why it cannot be. Knows names and shapes, no arithmetic."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
-from adreg.errors import FormatError, UnsupportedError, UsageError
+from adreg.errors import UnsupportedError, UsageError
+from adreg.export.changes.change import Change, are_same
+from adreg.export.changes.families import changes_of
+from adreg.export.changes.source import Source
+from adreg.export.changes.weights import Weights, is_tied
 from adreg.export.fold.folded import Folded
-from adreg.export.fold.lora import LoraUpdate
-from adreg.formats.adapters.adapter import Adapter, LoraModule
 from adreg.formats.bases.checkpoint import Checkpoint
-from adreg.formats.bases.fingerprint import EMBEDDINGS
-from adreg.formats.canonical import OUTPUT_HEAD, canonical_name
-from adreg.formats.dtypes import FLOATS
-from adreg.formats.safetensors import TensorView
+from adreg.formats.strictjson import JsonObject
 
-TABLES = (*EMBEDDINGS, "wpe.weight")
-UNTIE = "train it on a base whose embeddings are not tied, or without embed_tokens and lm_head among its targets"
-
-
-@dataclass(frozen=True)
-class Source:
-    """An adapter that takes part in a merge, how strongly, and what it is called in messages and records."""
-
-    adapter: Adapter
-    weight: float = 1.0
-    label: str = "adapter"
+__all__ = ["Source", "assign", "config_changes", "is_tied", "unties"]
 
 
 def assign(base: Checkpoint, sources: Sequence[Source]) -> dict[str, Folded]:
-    """What every tensor of the result is made of, by its raw name; every module of every source is in exactly one.
+    """What every tensor of the result is made of, by its raw name; every tensor of every source is in exactly one.
+
+    Where the sources change the embedding table of a tied base and its output head differently, the result has a head
+    of its own, `lm_head.weight`, whether the base's files hold one or not: see `unties`.
 
     Raises `UnsupportedError` or `FormatError` with the name of whatever could not be merged.
     """
-    _check_base(base)
-    names = {canonical_name(name): name for name in base} | {name: name for name in base}
-    found: dict[str, list[LoraUpdate]] = defaultdict(list)
-    for source in sources:
-        _check_adapter(source)
-        for module in source.adapter.modules:
-            name = names.get(module.weight) or names.get(canonical_name(module.weight))
-            _check_module(base, source, module, name)
-            _add(found[str(name)], source, module, is_transposed(base, str(name)))
-        for name, copy in source.adapter.base_copies.items():
-            _check_copy(base, source, name, copy)
-    return {name: Folded(name, view, view.dtype, tuple(found.get(name, ()))) for name, view in base.items()}
-
-
-def _add(updates: list[LoraUpdate], source: Source, module: LoraModule, transposed: bool) -> None:
-    """Append the module's update; two modules of one adapter on one tensor would count twice."""
-    if any(update.module in source.adapter.modules for update in updates):
-        raise FormatError(source.adapter.file.path, f"adapts {module.name!r} twice", "K-KEY-1")
-    updates.append(LoraUpdate(module, source.weight * module.scaling, source.label, transposed))
-
-
-def is_transposed(base: Checkpoint, name: str) -> bool:
-    """Whether the base stores the weight `name` as (in, out): Conv1D and embedding tables."""
-    return canonical_name(name) in TABLES or base.is_conv1d(name.removesuffix(".weight"))
-
-
-def is_tied(base: Checkpoint) -> bool:
-    """Whether the output head is the embedding table: so configured, or no head in the files."""
-    return base.config.get("tie_word_embeddings") is True or OUTPUT_HEAD not in map(canonical_name, base)
-
-
-def _check_base(base: Checkpoint) -> None:
     if base.config.get("quantization_config"):
         raise UnsupportedError("merging into a quantised base", "use the 16-bit checkpoint that it was made from")
+    weights, found = Weights(base), defaultdict[str, list[Change]](list)
+    for source in sources:
+        if not -100 <= source.weight <= 100:
+            raise UsageError(f"weight {source.weight} of {source.label} is out of range", "a weight lies between -100 and 100")
+        for change in changes_of(source, weights):
+            found[change.tensor].append(change)
+    for name, changes in found.items():
+        _check_together(name, changes)
+    folds = {name: _fold(weights, name, found.get(name, [])) for name in base}
+    if weights.tied and weights.table:
+        folds = _with_head(weights, folds, found.get(weights.table, []), found.get(weights.head, []))
+    _check_vocabulary(weights, folds, sources)
+    return folds
 
 
-def _check_adapter(source: Source) -> None:
-    adapter, path = source.adapter, source.adapter.file.path
-    if not -100 <= source.weight <= 100:
-        raise UsageError(f"weight {source.weight} of {source.label} is out of range", "a weight lies between -100 and 100")
-    if adapter.features:
-        raise UnsupportedError(f"merging {source.label}, which uses {', '.join(adapter.features)},")
-    if adapter.foreign:
-        raise FormatError(path, f"tensor {adapter.foreign[0]!r} is no adapter parameter", "K-KEY-1")
-    if adapter.unpaired:
-        raise FormatError(path, f"lora_A and lora_B of {adapter.unpaired[0]!r} do not form a pair", "K-KEY-2")
-    if not adapter.modules:
-        raise FormatError(path, "holds no LoRA module", "F-EMP-1")
+def unties(base: Checkpoint, folds: Mapping[str, Folded]) -> bool:
+    """Whether the result needs an output head of its own although the base ties it to the embedding table. A target
+    that has no place for it must refuse."""
+    head = folds.get(Weights(base).head)
+    return is_tied(base) and head is not None and head.adapted
 
 
-def _check_copy(base: Checkpoint, source: Source, name: str, copy: TensorView) -> None:
-    """PEFT loads the copy over the base's tensor, so it must be the same."""
-    own = base.get(name)
-    if own is None or (own.dtype, own.shape, own.data) != (copy.dtype, copy.shape, copy.data):
-        why = f"carries a copy of the base's {name!r} that is not this base's tensor"
-        raise FormatError(source.adapter.file.path, why, "K-KEY-6")
+def config_changes(base: Checkpoint, folds: Mapping[str, Folded]) -> JsonObject:
+    """The fields of config.json that are otherwise in the result: untied embeddings, a vocabulary that has grown."""
+    table = Weights(base).table
+    rows = folds[table].shape[0] if table else None
+    grown = table is not None and rows != base[table].shape[0]
+    return ({"tie_word_embeddings": False} if unties(base, folds) else {}) | ({"vocab_size": rows} if grown else {})
 
 
-def _check_module(base: Checkpoint, source: Source, module: LoraModule, name: str | None) -> None:
-    path, plain = source.adapter.file.path, canonical_name(module.weight)
-    if is_tied(base) and plain in (*EMBEDDINGS, OUTPUT_HEAD):
-        raise UnsupportedError(f"merging a LoRA on {module.name!r}, which shares its weights with another module,", UNTIE)
-    if name is None:
-        raise FormatError(path, f"adapts {module.name!r}, which the base does not have", "B-SHP-1")
-    if module.embedding != (plain in TABLES):
-        raise FormatError(
-            path, f"adapts {module.name!r} as if it were {'an' if module.embedding else 'no'} embedding", "B-SHP-2"
-        )
-    if module.rank != source.adapter.config.rank_of(module.name):
-        raise FormatError(path, f"{module.name!r} has rank {module.rank}, which its configuration denies", "K-CFG-3")
-    odd = {base[name].dtype, module.a.dtype, module.b.dtype} - set(FLOATS)
-    if odd:
-        raise UnsupportedError(f"merging {module.name!r} with tensors of type {', '.join(sorted(odd))}")
-    update = (module.b.shape[0], module.a.shape[1])
-    shape = update[::-1] if is_transposed(base, name) else update
-    if shape != base[name].shape:
-        raise FormatError(path, f"updates {module.name!r} with shape {shape}; the base has {base[name].shape}", "B-SHP-2")
+def _fold(weights: Weights, name: str, changes: Sequence[Change]) -> Folded:
+    own = weights.view(name)
+    views = [change.view for change in changes if change.view is not None]
+    updates = tuple(change.update for change in changes if change.update is not None)
+    return Folded(name, views[0] if views else own, own.dtype, updates)
+
+
+def _with_head(
+    weights: Weights, folds: dict[str, Folded], table: Sequence[Change], head: Sequence[Change]
+) -> dict[str, Folded]:
+    """`folds` of a tied base with its output head: one with the table where both are changed alike, and then in no tensor
+    of its own, even where the base's files hold a copy; else a new tensor."""
+    if not table and not head:
+        return folds
+    head = [*head, *(change for change in table if change.both)]
+    _check_together(weights.head, head)
+    if len(table) == len(head) and all(map(are_same, table, head)):
+        return {name: fold for name, fold in folds.items() if name != weights.head}
+    return folds | {weights.head: _fold(weights, weights.head, head)}
+
+
+def _check_together(name: str, changes: Sequence[Change]) -> None:
+    """Several adapters can only add to one tensor, and one adapter has one thing to say of it: but for a bias, which it
+    may replace and then add to. What does not add has no strength that could be scaled."""
+    for change in changes:
+        others = [other for other in changes if other is not change]
+        if not change.additive and change.source.weight != 1:
+            raise UsageError(f"{change.source.label} replaces or rescales {name!r}: only its full weight 1 has a meaning")
+        if any(other.source is change.source and not _builds_on(name, change, other) for other in others):
+            raise change.source.refusal(f"adapts {name!r} twice", "K-KEY-1")
+        if any(other.source is not change.source for other in others) and not change.additive:
+            labels = " and ".join(dict.fromkeys(one.source.label for one in changes))
+            why = f"merging {labels} into {name!r}, to which {change.source.label} does not add but which it changes whole,"
+            raise UnsupportedError(why, "merge them one after the other")
+
+
+def _builds_on(name: str, one: Change, other: Change) -> bool:
+    return name.endswith(".bias") and (one.view is None) != (other.view is None)
+
+
+def _check_vocabulary(weights: Weights, folds: Mapping[str, Folded], sources: Sequence[Source]) -> None:
+    """The embedding table and the output head must have the same rows."""
+    table, head = folds.get(weights.table or ""), folds.get(weights.head)
+    if table and head and table.shape[0] != head.shape[0]:
+        labels = ", ".join(source.label for source in sources)
+        what = f"{table.shape[0]} rows of {table.name!r} and {head.shape[0]} of {head.name!r}"
+        raise UnsupportedError(f"merging {labels}, which leaves {what},", "train both when the vocabulary grows")

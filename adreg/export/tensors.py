@@ -15,11 +15,13 @@ from adreg.formats.dtypes import Float32
 @dataclass(frozen=True)
 class Transform:
     """How a target stores values that the base stores otherwise: `apply` takes whole groups of `group` rows, or with
-    `group` 0 the whole tensor. `rows_only` says that it moves rows and nothing else, and so may be done to B alone."""
+    `group` 0 the whole tensor. `rows_only` says that it moves rows and nothing else, and so may be done to B alone;
+    `transposes` says that rows become columns."""
 
     apply: Callable[[Float32], Float32]
     group: int = 1
     rows_only: bool = False
+    transposes: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,3 +80,11 @@ class PlannedTensor:
     @property
     def adapted(self) -> bool:
         return self.output.adapted
+
+    def stored(self, start: int, stop: int) -> memoryview | None:
+        """Rows `start:stop` as they lie in a file already, where the target wants those very bytes."""
+        folded = self.output.folded
+        if folded is None or folded.updates or self.output.transform or folded.view.dtype != self.dtype:
+            return None
+        row = folded.view.nbytes // folded.shape[0]
+        return folded.view.data[start * row : stop * row]

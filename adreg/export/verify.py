@@ -1,21 +1,24 @@
-"""Runs a GGUF file in real llama.cpp and compares it with the adapters on their base: tokens, logits, chat template."""
+"""Compares an artifact with the adapters on their base: logits, and in real llama.cpp also tokens and chat template."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from adreg.errors import VerificationFailed
-from adreg.export.agreement import LIMITS, Agreement, Limits, compare
+from adreg.export.agreement import CHECKPOINT_LIMITS, LIMITS, MERGED_LIMIT, Agreement, Limits, compare
 from adreg.export.corpus import CONVERSATIONS, PASSAGE, corpus
 from adreg.export.extras import need
+from adreg.export.fold.folded import Folded
 from adreg.export.llamacpp import LlamaCpp, llamacpp
 from adreg.export.plan import chosen_template
 from adreg.export.reference import Reference, open_reference
 from adreg.export.targets import Source
-from adreg.formats.bases.checkpoint import Checkpoint
+from adreg.formats.bases.checkpoint import Checkpoint, open_checkpoint
+from adreg.formats.dtypes import Float32
 from adreg.formats.gguf.header import read_gguf
 from adreg.progress import SILENT, Progress
 
@@ -25,11 +28,13 @@ MODES = ((False, False), (False, True), (True, True))
 
 @dataclass(frozen=True)
 class Verification:
-    """How a GGUF file behaves against its reference. The deltas are of log probabilities (nats).
+    """How an artifact behaves against its reference. The deltas are of log probabilities (nats).
 
     `lines` were tokenised in each of the ways that llama.cpp and transformers share; after each of `positions`
-    prefixes the 50 tokens that llama.cpp finds likeliest were compared. `adapter_effect` is 1 when the adapters act
-    in the file as they do on the base, 0 when they are not in it; None without adapters.
+    prefixes the 50 tokens that llama.cpp finds likeliest were compared, or all tokens where there is no llama.cpp in it.
+    `merged_max_delta` is that of the merged weights before they are rounded to the artifact's type, over all tokens.
+    `adapter_effect` is 1 when the adapters act in the file as they do on the base, 0 when they are not in it; None
+    without adapters.
     """
 
     file_type: str
@@ -38,6 +43,8 @@ class Verification:
     positions: int
     max_delta_logprob: float
     mean_delta_logprob: float
+    mean_divergence: float
+    merged_max_delta: float | None
     top1_agreement: float
     adapter_effect: float | None
     conversations: int
@@ -54,70 +61,129 @@ class Verification:
     def require(self) -> None:
         """Raise `VerificationFailed` unless the file passes."""
         if not self.passed:
-            raise VerificationFailed("the GGUF file does not behave as the adapter on its base: " + "; ".join(self.failures))
+            raise VerificationFailed("the artifact does not behave as the adapter on its base: " + "; ".join(self.failures))
 
 
-def verify_gguf(
-    path: Path,
-    base: Checkpoint,
-    sources: tuple[Source, ...],
-    chat_template: str | None = None,
-    progress: Progress = SILENT,
-) -> Verification:
-    """Compare the file at `path` with `sources` on `base`; `chat_template` as in the request that made the file.
+@dataclass(frozen=True)
+class Subject:
+    """What an artifact is compared with: `sources` on `base`, and the `folds` that went into it.
+
+    With `combined`, no set of adapters on the base computes what was written: then the folds are the reference.
+    """
+
+    base: Checkpoint
+    sources: tuple[Source, ...]
+    folds: Mapping[str, Folded] | None = None
+    chat_template: str | None = None
+    combined: bool = False
+
+
+def verify_gguf(path: Path, subject: Subject, progress: Progress = SILENT, adapters: Sequence[Path] = ()) -> Verification:
+    """Compare the GGUF file at `path`, with GGUF `adapters` on it, with `subject`.
 
     Needs the base in float32 in memory. Raises `MissingExtra`, and `VerificationFailed` when llama.cpp cannot load
     the file; everything else is in the answer.
     """
     need("llamacpp", "xllamacpp")
-    reference = open_reference(base, sources)
-    template, lines = chosen_template(base, sources, chat_template), tokenizer_lines(base)
-    ids = reference.tokenize(PASSAGE, add_special=True, parse_special=True)[: FIRST + POSITIONS + 1]
+    reference = open_reference(subject.base, subject.sources)
+    template, lines = chosen_template(subject.base, subject.sources, subject.chat_template), tokenizer_lines(subject.base)
+    ids = _passage(reference)
     with progress.task("verify", 4) as task:
-        adapted, bare = reference.log_probabilities(ids)
+        expected = _expected(reference, subject, ids)
         task.advance(1, "reference")
-        with llamacpp(path, context=2 * len(ids)) as model:
+        with llamacpp(path, 2 * len(ids), adapters) as model:
             task.advance(1, "llama.cpp")
             wrong_lines = len(different_lines(model, reference, lines))
             task.advance(1, "tokens")
             found = [model.next_tokens(ids[:length], TOP, ids[length]) for length in range(FIRST, len(ids) - 1)]
-            wrong_prompts = list(_prompt_differences(model, reference, template))
+            prompts = list(_prompt_differences(model, reference, template))
             task.advance(1, "log probabilities and chat template")
-    rows = slice(FIRST - 1, len(ids) - 2)
-    agreement = compare(found, adapted[rows], bare[rows])
-    return judge(*type_and_limits(path), len(lines), wrong_lines, agreement, wrong_prompts)
+    agreement = compare(found, expected.adapted, expected.bare)
+    return judge(*type_and_limits(path), agreement, Counts(len(lines), wrong_lines, len(prompts), sum(prompts)), expected.off)
 
 
-def judge(
-    kind: str, limits: Limits, lines: int, wrong_lines: int, agreement: Agreement, wrong_prompts: Sequence[bool]
-) -> Verification:
-    """The verdict on what was found in a file of type `kind`, by `limits`."""
-    share = agreement.effect_share
-    failures = []
-    if wrong_lines:
-        failures.append(f"{wrong_lines} of {lines} lines become other tokens")
-    if not (agreement.max_delta <= limits.max_delta and agreement.mean_delta <= limits.mean_delta):
-        allowed = f"{limits.max_delta} and {limits.mean_delta} are allowed"
-        failures.append(
-            f"log probabilities are off by {agreement.max_delta:.4f}, on average {agreement.mean_delta:.4f}; {allowed}"
-        )
-    if share is not None and not abs(share - 1) <= agreement.effect_tolerance:
-        failures.append(f"{share:.0%} of the adapter's effect is in the file")
-    if any(wrong_prompts):
-        failures.append(f"{sum(wrong_prompts)} of {len(wrong_prompts)} conversations become other prompts")
+def verify_checkpoint(folder: Path, subject: Subject, progress: Progress = SILENT) -> Verification:
+    """Compare the merged checkpoint in `folder` with `subject`, in transformers, over the whole vocabulary.
+
+    Needs the base in float32 in memory. Raises `MissingExtra`.
+    """
+    reference = open_reference(subject.base, subject.sources)
+    ids = _passage(reference)
+    with progress.task("verify", 2) as task:
+        expected = _expected(reference, subject, ids)
+        task.advance(1, "reference")
+        merged = open_reference(open_checkpoint(folder), ()).log_probabilities(ids)[0][FIRST - 1 : len(ids) - 2]
+        task.advance(1, "merged weights")
+    agreement = compare([dict(enumerate(row.tolist())) for row in merged], expected.adapted, expected.bare)
+    kind = dominant_dtype(subject.base)
+    return judge(kind, CHECKPOINT_LIMITS[kind], agreement, Counts(), expected.off)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Lines and conversations that were compared, and how many of each came out differently."""
+
+    lines: int = 0
+    wrong_lines: int = 0
+    conversations: int = 0
+    wrong_conversations: int = 0
+
+
+def judge(kind: str, limits: Limits, agreement: Agreement, counts: Counts, merged: float | None = None) -> Verification:
+    """The verdict on what was found in an artifact of type `kind`, by `limits`; `merged` as `merged_max_delta`."""
     return Verification(
         file_type=kind,
-        lines=lines,
-        tokenization_differences=wrong_lines,
+        lines=counts.lines,
+        tokenization_differences=counts.wrong_lines,
         positions=len(agreement.top1),
         max_delta_logprob=agreement.max_delta,
         mean_delta_logprob=agreement.mean_delta,
+        mean_divergence=sum(agreement.divergence) / len(agreement.divergence),
+        merged_max_delta=merged,
         top1_agreement=sum(agreement.top1) / len(agreement.top1),
-        adapter_effect=share,
-        conversations=len(wrong_prompts),
-        template_differences=sum(wrong_prompts),
-        failures=tuple(failures),
+        adapter_effect=agreement.effect_share,
+        conversations=counts.conversations,
+        template_differences=counts.wrong_conversations,
+        failures=tuple(_failures(limits, agreement, counts, merged)),
     )
+
+
+def _failures(limits: Limits, agreement: Agreement, counts: Counts, merged: float | None) -> Iterator[str]:
+    share = agreement.effect_share
+    if counts.wrong_lines:
+        yield f"{counts.wrong_lines} of {counts.lines} lines become other tokens"
+    if merged is not None and not merged <= MERGED_LIMIT:
+        yield f"the merged weights are off by {merged:.4f} before any rounding; {MERGED_LIMIT} is allowed"
+    if not (agreement.max_delta <= limits.max_delta and agreement.mean_delta <= limits.mean_delta):
+        allowed = f"{limits.max_delta} and {limits.mean_delta} are allowed"
+        yield f"log probabilities are off by {agreement.max_delta:.4f}, on average {agreement.mean_delta:.4f}; {allowed}"
+    if share is not None and not abs(share - 1) <= agreement.effect_tolerance:
+        yield f"{share:.0%} of the adapter's effect is in the file"
+    if counts.wrong_conversations:
+        yield f"{counts.wrong_conversations} of {counts.conversations} conversations become other prompts"
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """At the compared positions: the adapters on the base, the bare base, and how far the merged weights are off."""
+
+    adapted: Float32
+    bare: Float32
+    off: float | None
+
+
+def _expected(reference: Reference, subject: Subject, ids: Sequence[int]) -> _Expected:
+    rows = slice(FIRST - 1, len(ids) - 2)
+    alone = replace(reference, sources=()) if subject.combined else reference
+    adapted, bare = (values[rows] for values in alone.log_probabilities(ids))
+    if subject.folds is None:
+        return _Expected(adapted, bare, None)
+    merged = reference.merged_log_probabilities(ids, subject.folds)[rows]
+    return _Expected(merged, bare, None) if subject.combined else _Expected(adapted, bare, float(abs(merged - adapted).max()))
+
+
+def _passage(reference: Reference) -> list[int]:
+    return reference.tokenize(PASSAGE, add_special=True, parse_special=True)[: FIRST + POSITIONS + 1]
 
 
 def type_and_limits(path: Path) -> tuple[str, Limits]:
@@ -130,6 +196,14 @@ def type_and_limits(path: Path) -> tuple[str, Limits]:
         raise VerificationFailed(f"{path} has the file type {kind}, for which adreg has no limits")
     through_bf16 = fields.get("adreg.merge.precision") == "compat" and kind in ("ALL_F32", "MOSTLY_F16")
     return kind, LIMITS["MOSTLY_BF16" if through_bf16 else kind]
+
+
+def dominant_dtype(base: Checkpoint) -> str:
+    """The type that most values of `base` have: F32, F16 or BF16."""
+    counts = Counter[str]()
+    for view in base.values():
+        counts[view.dtype] += view.count
+    return counts.most_common(1)[0][0]
 
 
 def tokenizer_lines(base: Checkpoint) -> list[str]:

@@ -40,9 +40,10 @@ def _beside(path: Path) -> Path:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; on success it replaces `path`, on any failure it is gone."""
-    partial = _beside(path)
+def atomic_file(path: Path, within: Path | None = None) -> Iterator[Path]:
+    """Yield a path to write to, beside `path` or `within` a folder of the same disk; on success it replaces `path`, on any
+    failure it is gone."""
+    partial = _beside(within / path.name if within else path)
     with disk_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

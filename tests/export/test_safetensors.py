@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import contextmanager
 
@@ -14,7 +15,7 @@ from adreg.export.plan import plan_merge
 from adreg.export.run import run_merge
 from adreg.export.targets import Source
 from adreg.formats.adapters.adapter import open_adapter
-from adreg.formats.bases.checkpoint import open_checkpoint
+from adreg.formats.bases.checkpoint import INDEX, open_checkpoint
 from tests.builders import build_adapter, build_checkpoint
 from tests.export.merging import merge, peft_merged, request, source
 
@@ -66,11 +67,51 @@ def test_shards_and_every_file_beside_them_are_carried(tokenizer_folder, tmp_pat
     base = build_checkpoint(tmp_path / "base", "llama", tokenizer_folder, shards=3, tie_word_embeddings=False)
     adapter = build_adapter(base, tmp_path / "adapter", seed=6, target_modules=["q_proj"])
     merge(base, adapter, output=tmp_path / "out", target="safetensors", provenance={"base.weights_id": "b3:00"})
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {file.name for file in base.iterdir()} | {"adreg.json"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {file.name for file in base.iterdir()} | {
+        "adreg.json",
+        "README.md",
+    }
     shards = [(shard.path.name, list(shard)) for shard in open_checkpoint(base).shards]
     assert len(shards) > 1
     assert [(shard.path.name, list(shard)) for shard in open_checkpoint(tmp_path / "out").shards] == shards
     assert '"base.weights_id": "b3:00"' in (tmp_path / "out" / "adreg.json").read_text()
+
+
+def test_a_limit_on_the_size_of_shards_is_kept_and_transformers_loads_them(tiny_llama, llama_adapter, tmp_path):
+    merge(tiny_llama, llama_adapter, output=tmp_path / "one", target="safetensors")
+    limit = 100_000
+    merge(tiny_llama, llama_adapter, output=tmp_path / "many", target="safetensors", max_shard_size=limit)
+    one, many = open_checkpoint(tmp_path / "one"), open_checkpoint(tmp_path / "many")
+    sizes = [sum(view.nbytes for view in shard.values()) for shard in many.shards]
+    assert len(sizes) > 2 and all(size <= limit for size, shard in zip(sizes, many.shards, strict=True) if len(shard) > 1)
+    assert json.loads((tmp_path / "many" / INDEX).read_text())["metadata"]["total_size"] == sum(sizes)
+    assert {name: bytes(view.data) for name, view in one.items()} == {name: bytes(view.data) for name, view in many.items()}
+    AutoModelForCausalLM.from_pretrained(tmp_path / "many")
+    merge(tmp_path / "many", llama_adapter, output=tmp_path / "again", target="safetensors", max_shard_size=1 << 30)
+    assert [shard.path.name for shard in open_checkpoint(tmp_path / "again").shards] == ["model.safetensors"]
+    assert not (tmp_path / "again" / INDEX).exists()
+
+
+def test_the_card_names_base_adapters_and_ids_and_keeps_the_licence(tiny_llama, llama_adapter, tmp_path):
+    base = shutil.copytree(tiny_llama, tmp_path / "base")
+    (base / "README.md").write_text("---\nlicense: apache-2.0\n---\nTheirs.\n")
+    ids = {"base.weights_id": "b3:12", "adapter.0.digest": "sha256:34"}
+    merge(base, source(llama_adapter, 0.5), output=tmp_path / "out", target="safetensors", base_name="org/x|y", provenance=ids)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "license: apache-2.0" in card and "org/x\\|y" in card and "| one | 0.5 |" in card
+    assert "b3:12" in card and "sha256:34" in card and "Theirs" not in card
+
+
+def test_an_adapter_of_a_quantised_base_is_told_with_what_its_rounding_does(tiny_llama, llama_adapter, tmp_path):
+    folder = shutil.copytree(llama_adapter, tmp_path / "qlora")
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": "unsloth/some-bnb-4bit"}))
+    plan = plan_merge(request(tiny_llama, folder, llama_adapter, output=tmp_path / "out", target="safetensors"))
+    (told,) = plan.describe()["quantised_trainings"]
+    assert (told["label"], told["base"]) == ("qlora", "unsloth/some-bnb-4bit")
+    # QLoRA's error on normal values
+    assert 0.08 < told["rounding"] < 0.11
+    assert told["update"] > 0
 
 
 def test_blocks_of_rows_make_the_whole(tiny_gpt2, gpt2_adapter, tiny_llama, llama_adapter, tmp_path, monkeypatch):

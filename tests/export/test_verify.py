@@ -8,15 +8,13 @@ import pytest
 from adreg.errors import VerificationFailed
 from adreg.export.corpus import corpus
 from adreg.export.llamacpp import llamacpp
-from adreg.export.reference import open_reference
-from adreg.export.verify import different_lines, tokenizer_lines, verify_gguf
+from adreg.export.verify import Subject, verify_gguf
 from adreg.formats.bases.checkpoint import open_checkpoint
 from tests.export.merging import merge, source
-from tests.export.test_gguf_tokenizer import LLAMA3_SPLIT, split
 
 
 def verified(path, base, *sources, **settings):
-    return verify_gguf(path, open_checkpoint(base), tuple(map(source, sources)), **settings)
+    return verify_gguf(path, Subject(open_checkpoint(base), tuple(map(source, sources)), **settings))
 
 
 def test_a_faithful_export_does_in_llamacpp_what_the_adapters_do_on_their_base(
@@ -24,7 +22,7 @@ def test_a_faithful_export_does_in_llamacpp_what_the_adapters_do_on_their_base(
 ):
     sources = (source(llama_adapter), source(other_adapter, -0.5))
     result = merge(tiny_llama, *sources, output=tmp_path / "out.gguf", quant="f32")
-    found = verify_gguf(result.path, open_checkpoint(tiny_llama), sources)
+    found = verify_gguf(result.path, Subject(open_checkpoint(tiny_llama), sources))
     assert found.passed and found.tokenization_differences == 0 and found.template_differences == 0
     assert found.max_delta_logprob < 0.001
     assert found.adapter_effect == pytest.approx(1, abs=0.001)
@@ -63,24 +61,6 @@ def test_a_file_that_llamacpp_does_not_load_fails_with_its_words(tiny_llama, lla
     cut.write_bytes(result.path.read_bytes()[:-1000])
     with pytest.raises(VerificationFailed, match=r"cut\.gguf: .* data is not within the file bounds"):
         verified(cut, tiny_llama, llama_adapter)
-
-
-@pytest.mark.parametrize(
-    ("step", "normalizer", "ignore_merges"),
-    [(split(LLAMA3_SPLIT), None, True), (split(LLAMA3_SPLIT.replace("{1,3}", "")), {"type": "NFC"}, False)],
-    ids=["llama-bpe", "qwen2"],
-)
-def test_llamacpp_splits_text_as_the_other_pre_tokenizers_do(
-    step, normalizer, ignore_merges, tiny_llama, llama_adapter, tmp_path
-):
-    folder = shutil.copytree(tiny_llama, tmp_path / "base")
-    definition = json.loads((folder / "tokenizer.json").read_text())
-    definition |= {"pre_tokenizer": step, "normalizer": normalizer}
-    definition["model"]["ignore_merges"] = ignore_merges
-    (folder / "tokenizer.json").write_text(json.dumps(definition))
-    result, base = merge(folder, llama_adapter, output=tmp_path / "out.gguf"), open_checkpoint(folder)
-    with llamacpp(result.path, context=64) as model:
-        assert different_lines(model, open_reference(base, ()), tokenizer_lines(base)) == []
 
 
 def test_llamacpp_is_stopped_after_an_error_and_never_writes_to_the_terminal(tiny_llama, llama_adapter, tmp_path, capfd):

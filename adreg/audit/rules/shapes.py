@@ -165,7 +165,7 @@ def _modules(subject: Subject) -> list[str]:
 def _fits(subject: Subject) -> Iterator[tuple[str, Fit]]:
     broken = set(subject.family.incomplete)
     for module in _modules(subject):
-        fit = fit_of(subject.family.modules[module])
+        fit = fit_of(subject.family.modules[module], subject.family.kind)
         if fit is not None and module not in broken:
             yield module, fit
 

@@ -11,7 +11,7 @@ from adreg.export.combine.settings import Combination, Method
 from adreg.export.combine.sparse import SparseUpdate
 from adreg.export.fold.lora import LoraUpdate
 from adreg.export.targets import Source
-from adreg.formats.adapters.adapter import LoraModule
+from adreg.formats.adapters.adapter import Adapter, LoraModule
 
 Part = tuple[Source, LoraModule]
 
@@ -66,6 +66,8 @@ def join_modules(sources: Sequence[Source]) -> tuple[JoinedModule, ...]:
 
 def _check_plain(source: Source) -> None:
     adapter = source.adapter
+    if not isinstance(adapter, Adapter):
+        raise UnsupportedError(f"combining {source.label}: a {source.family.kind} adapter", "merge it into the base by itself")
     if adapter.features:
         way_out = "merge it into the base by itself, or combine adapters of plain LoRA"
         raise UnsupportedError(f"combining {source.label}, which uses {', '.join(adapter.features)},", way_out)

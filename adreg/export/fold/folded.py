@@ -51,13 +51,13 @@ class Folded:
         Raises `FormatError` (Q-NAN-1) for a result that is not finite.
         """
         values = self.view.rows(start, stop)
-        if not self.updates:
+        if not self.adapted:
             return values
         values = values if values.flags.writeable else values.copy()
         for update in self.updates:
             values = update.apply(values, start, stop)
         if not np.isfinite(values).all():
-            labels = ", ".join(update.label for update in self.updates)
+            labels = ", ".join(update.label for update in self.updates) or self.view.name
             raise FormatError(self.name, f"is no longer finite after merging {labels}", "Q-NAN-1")
         return values
 

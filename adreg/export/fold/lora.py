@@ -1,7 +1,9 @@
-"""The update of LoRA on a linear layer, a Conv1D, an embedding or an output head: W + factor * (B @ A)."""
+"""Updates by a product of two low-rank matrices: LoRA on a linear layer, a Conv1D, an embedding or an output head,
+and whatever else comes down to W + factor * (B @ A): AdaLoRA, VeRA, one expert of a stack."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,10 +28,7 @@ class LoraUpdate:
 
     def apply(self, values: Float32, start: int, stop: int) -> Float32:
         """Add the update of rows `start:stop` to `values`, which are those rows; in place."""
-        delta = (self._b @ self._a[:, start:stop]).T if self.transposed else self._b[start:stop] @ self._a
-        delta *= np.float32(self.factor)
-        values += delta
-        return values
+        return _add_product(values, self._a, self._b, self.factor, self.transposed, start, stop)
 
     @cached_property
     def _a(self) -> Float32:
@@ -38,3 +37,33 @@ class LoraUpdate:
     @cached_property
     def _b(self) -> Float32:
         return self.module.b.float32()
+
+
+@dataclass(frozen=True)
+class ProductUpdate:
+    """As `LoraUpdate`, with an A (rank, in) and a B (out, rank) that are made from the adapter's tensors when they are
+    first needed."""
+
+    a: Callable[[], Float32]
+    b: Callable[[], Float32]
+    factor: float
+    label: str
+    transposed: bool = False
+
+    def apply(self, values: Float32, start: int, stop: int) -> Float32:
+        return _add_product(values, self._a, self._b, self.factor, self.transposed, start, stop)
+
+    @cached_property
+    def _a(self) -> Float32:
+        return self.a()
+
+    @cached_property
+    def _b(self) -> Float32:
+        return self.b()
+
+
+def _add_product(values: Float32, a: Float32, b: Float32, factor: float, transposed: bool, start: int, stop: int) -> Float32:
+    delta = (b @ a[:, start:stop]).T if transposed else b[start:stop] @ a
+    delta *= np.float32(factor)
+    values += delta
+    return values

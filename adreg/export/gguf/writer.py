@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from adreg.export.gguf.architectures import architecture_of
-from adreg.export.gguf.llama import vocabulary_rows
 from adreg.export.gguf.metadata import write_general, write_provenance
 from adreg.export.gguf.tokenizer import write_tokenizer
 from adreg.export.gguf.types import FILE_TYPES, encode
+from adreg.export.pipeline import encoded
 from adreg.export.plan import MergePlan
 from adreg.export.tensors import PlannedTensor
 from adreg.formats.dtypes import Float32, from_float32, to_float32
-from adreg.progress import Progress, Task
+from adreg.formats.streamed import StreamedFile
+from adreg.progress import Progress
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
+ALIGNMENT = 32
+EMBEDDINGS = "token_embd.weight"
 
-def write_gguf(plan: MergePlan, path: Path, progress: Progress) -> None:
-    """Write the file that `plan` describes to `path`. Memory: a few blocks of one tensor, whatever the model's size."""
+
+def write_gguf(plan: MergePlan, path: Path, progress: Progress) -> str:
+    """Write the file that `plan` describes to the new file `path`, and return its SHA-256 in hex. Memory: a few blocks
+    of one tensor, whatever the model's size."""
+    front = _front(plan, path)
+    with StreamedFile(path) as file, progress.task("merge", plan.nbytes, "B") as task:
+        file.write(front)
+        due = 0
+        for tensor, data in encoded(plan.tensors, _encoder(plan)):
+            file.write(data)
+            task.advance(len(data), tensor.name)
+            due = (due or tensor.nbytes) - len(data)
+            if due == 0:
+                file.write(bytes(-file.size % ALIGNMENT))
+    return file.sha256
+
+
+def _front(plan: MergePlan, path: Path) -> bytes:
+    """Everything before the tensors' bytes."""
     from gguf import GGUFWriter
 
     writer = GGUFWriter(None, architecture_of(plan.request.base).name)
@@ -34,43 +53,32 @@ def write_gguf(plan: MergePlan, path: Path, progress: Progress) -> None:
         writer.write_header_to_file(path)
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        with progress.task("merge", plan.nbytes, "B") as task:
-            for tensor in plan.tensors:
-                writer.write_tensor_data(_Stream(tensor, plan.request.precision == "compat", task))
     finally:
         writer.close()
+    front = path.read_bytes()
+    path.unlink()
+    return front + bytes(-len(front) % ALIGNMENT)
 
 
-@dataclass(frozen=True)
-class _Stream:
-    """What GGUFWriter.write_tensor_data needs of an array: `nbytes` and `tofile`."""
+def _encoder(plan: MergePlan) -> Callable[[PlannedTensor, int, int], memoryview]:
+    through_base_type = plan.request.precision == "compat"
 
-    tensor: PlannedTensor
-    through_base_type: bool
-    task: Task
+    def encode_block(tensor: PlannedTensor, start: int, stop: int) -> memoryview:
+        stored = tensor.stored(start, stop)
+        if stored is not None:
+            return stored
+        folded = tensor.output.folded
+        rounding = through(folded.dtype) if through_base_type and folded else None
+        return encode(tensor.output.block(start, stop, rounding), tensor.dtype, tensor.name)
 
-    @property
-    def nbytes(self) -> int:
-        return self.tensor.nbytes
-
-    def tofile(self, file: BinaryIO) -> None:
-        for block in self._blocks():
-            encoded = encode(block, self.tensor.dtype, self.tensor.name)
-            file.write(encoded.data)
-            self.task.advance(encoded.nbytes, self.tensor.name)
-
-    def _blocks(self) -> Iterator[Float32]:
-        output = self.tensor.output
-        rounding = through(output.folded.dtype) if self.through_base_type and output.folded else None
-        for start, stop in output.spans():
-            yield output.block(start, stop, rounding)
+    return encode_block
 
 
 def through(dtype: str) -> Callable[[Float32], Float32]:
     """Round to `dtype` and back."""
 
     def rounding(values: Float32) -> Float32:
-        rounded = to_float32(memoryview(from_float32(values, dtype)), dtype)
+        rounded = to_float32(from_float32(values, dtype), dtype)
         return rounded.reshape(values.shape)
 
     return rounding
@@ -89,9 +97,10 @@ def _write_fields(writer: GGUFWriter, plan: MergePlan) -> None:
     from gguf import GGML_QUANT_VERSION, LlamaFileType
 
     request = plan.request
+    rows = next(tensor.shape[0] for tensor in plan.tensors if tensor.name == EMBEDDINGS)
     write_general(writer, request.base, request.base_name or request.base.folder.name, plan.name, plan.tensors)
     file_type = LlamaFileType[FILE_TYPES[request.quant or "f16"]]
-    architecture_of(request.base).describe(writer, request.base, file_type)
+    architecture_of(request.base).describe(writer, request.base, file_type, rows)
     writer.add_quantization_version(GGML_QUANT_VERSION)
-    write_tokenizer(writer, request.base, vocabulary_rows(request.base), plan.chat_template)
+    write_tokenizer(writer, request.base, rows, plan.name, plan.chat_template)
     write_provenance(writer, plan.record())

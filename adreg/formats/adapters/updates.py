@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from adreg.formats.adapters.familykeys import Kind
 from adreg.formats.safetensors import TensorView
 
 Parts = Mapping[str, TensorView]
@@ -25,10 +26,12 @@ class Fit(NamedTuple):
         return f"({'any' if self.rows is None else self.rows}, {'any' if self.columns is None else self.columns})"
 
 
-def fit_of(parts: Parts) -> Fit | None:
-    """What the module's parts fit, or None where they do not tell, or contradict each other in form."""
+def fit_of(parts: Parts, kind: Kind) -> Fit | None:
+    """What the module's parts fit, or None where they do not tell, or contradict each other in form. `kind` tells
+    LoKr's factors from LoHa's, which have the same names where both are products."""
     shapes = {part: view.shape for part, view in parts.items()}
-    return next((found for measure in MEASURES if (found := measure(shapes))), None)
+    measures = (_lokr,) if kind is Kind.LOKR else MEASURES
+    return next((found for measure in measures if (found := measure(shapes))), None)
 
 
 def _lora(shapes: Mapping[str, Shape]) -> Fit | None:

@@ -1,7 +1,7 @@
 """What a chat template means, the hash of six renderings of its own, and what it holds. Knows processes, not Jinja.
 
-A template comes with a model and is not trusted: it is read and renders in a process of its own (`golden.py` and
-`templatefacts.py`) with little time and memory, so that neither an endless loop nor a giant text can harm. What it does
+A template comes with a model and is not trusted: it is read and renders in a process of its own (`golden.py`, `rendered.py`
+and `templatefacts.py`) with little time and memory, so that neither an endless loop nor a giant text can harm. What it does
 not answer counts as an error.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -63,6 +63,13 @@ def template_facts(template: str, tokens: tuple[tuple[str, str], ...]) -> Templa
     return TemplateFacts(**facts, outcomes=tuple(outcomes))
 
 
+def renderings(template: str, conversations: Sequence[Mapping[str, Any]]) -> list[str | None]:
+    """The text of each of `conversations`, the variables that the template is given; None where it raised or took too much."""
+    with _started("adreg.formats.text.rendered", template, {}, conversations) as process:
+        texts: list[str | None] = [json.loads(answer) for answer in _answers(process)]
+    return texts + [None] * (len(conversations) - len(texts))
+
+
 @contextmanager
 def rendering(template: str, tokens: Mapping[str, str]) -> Iterator[Callable[[], str]]:
     """Renders beside whatever the caller does meanwhile; the function it gives waits, and says what `template_meaning` does."""
@@ -71,7 +78,9 @@ def rendering(template: str, tokens: Mapping[str, str]) -> Iterator[Callable[[],
 
 
 @contextmanager
-def _started(module: str, template: str, tokens: Mapping[str, str]) -> Iterator[Popen[bytes]]:
+def _started(
+    module: str, template: str, tokens: Mapping[str, str], conversations: Sequence[Mapping[str, Any]] = ()
+) -> Iterator[Popen[bytes]]:
     """`module` at work on `template` in a process of its own; it is gone when the context is."""
     from subprocess import PIPE, Popen
 
@@ -79,7 +88,8 @@ def _started(module: str, template: str, tokens: Mapping[str, str]) -> Iterator[
     command = (sys.executable, "-P", "-m", module)
     with Popen(command, env=environment, stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:
         try:
-            _send(process, json.dumps({"template": template, "tokens": dict(tokens)}).encode())
+            given = {"template": template, "tokens": dict(tokens), "conversations": list(conversations)}
+            _send(process, json.dumps(given).encode())
             yield process
         finally:
             process.kill()

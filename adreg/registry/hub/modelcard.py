@@ -57,16 +57,16 @@ def hub_base(origin: str) -> tuple[str | None, str | None]:
 def model_card(facts: CardFacts) -> str:
     """README.md for `facts`: YAML front matter, then one section between adreg's markers."""
     parts = [
-        f"# {_text(facts.repo.rpartition('/')[2])}",
+        f"# {as_markdown(facts.repo.rpartition('/')[2])}",
         f"A LoRA adapter for {_base(facts)}: {_shape(facts.summary)}.",
         _usage(facts),
     ]
     if facts.run:
-        parts += ["## Training", _table(("setting", "value"), _training(facts.run))]
-        parts += [_table(("data", "rows", "SHA-256"), _data(facts.run)), *_results(facts.run)]
+        parts += ["## Training", table(("setting", "value"), _training(facts.run))]
+        parts += [table(("data", "rows", "SHA-256"), _data(facts.run)), *_results(facts.run)]
     if LOSS_PICTURE in facts.files:
         parts.append(f"![The loss over the steps]({LOSS_PICTURE})")
-    parts += ["## Provenance", _table(("what", "id"), _provenance(facts))]
+    parts += ["## Provenance", table(("what", "id"), _provenance(facts))]
     return compose_card(_front(facts), marked("\n\n".join(part for part in parts if part)))
 
 
@@ -87,15 +87,15 @@ def _front(facts: CardFacts) -> dict[str, Any]:
 
 def _base(facts: CardFacts) -> str:
     if facts.base_model and is_repo(facts.base_model):
-        return f"[{_text(facts.base_model)}](https://huggingface.co/{facts.base_model})"
-    return f"**{_text(facts.base_name) or 'an unknown base'}**"
+        return f"[{as_markdown(facts.base_model)}](https://huggingface.co/{facts.base_model})"
+    return f"**{as_markdown(facts.base_name) or 'an unknown base'}**"
 
 
 def _shape(summary: JsonObject) -> str:
     rank, alpha, targets = summary.get("rank"), summary.get("alpha"), summary.get("targets")
     scaling = "α/√r" if summary.get("rslora") else "α/r"
-    on = f" on {', '.join(map(_text, targets))}" if isinstance(targets, list) and targets else ""
-    return f"rank {_text(rank)}, α {_text(alpha)} (scaling {scaling}){on}, {_text(summary.get('parameters'))} parameters"
+    on = f" on {', '.join(map(as_markdown, targets))}" if isinstance(targets, list) and targets else ""
+    return f"rank {as_markdown(rank)}, α {as_markdown(alpha)} (scaling {scaling}){on}, {as_markdown(summary.get('parameters'))} parameters"
 
 
 def _usage(facts: CardFacts) -> str:
@@ -132,7 +132,7 @@ def _results(run: JsonObject) -> list[str]:
     if not isinstance(base, int | float) or not isinstance(adapter, int | float):
         return []
     rows = [("base alone", f"{base:.4f}"), ("with this adapter", f"{adapter:.4f}")]
-    return ["## Results", _table((f"held-out loss, {_text(held.get('rows'))} rows", "nats a token"), rows)]
+    return ["## Results", table((f"held-out loss, {as_markdown(held.get('rows'))} rows", "nats a token"), rows)]
 
 
 def _data(run: JsonObject) -> list[tuple[Any, ...]]:
@@ -157,15 +157,15 @@ def _provenance(facts: CardFacts) -> list[tuple[str, Any]]:
     return [*rows, ("adreg", adreg.__version__)]
 
 
-def _table(heads: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> str:
+def table(heads: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> str:
     """A Markdown table (GitHub's extension); empty without rows."""
     if not rows:
         return ""
-    lines = [heads, ("---",) * len(heads), *(tuple(_text(cell) for cell in row) for row in rows)]
+    lines = [heads, ("---",) * len(heads), *(tuple(as_markdown(cell) for cell in row) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _text(value: Any) -> str:
+def as_markdown(value: Any) -> str:
     """`value` as one line of Markdown that shows it as it is: no markup, no HTML, no control characters."""
     if value is None:
         return "–"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from adreg.errors import FormatError, IntegrityError, RemoteError
 from adreg.formats.strictjson import JsonObject, parse_object
+from adreg.hosts import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -65,7 +66,13 @@ class HttpSession:
 
         timeout = httpx2.Timeout(self.patience.silent_seconds, connect=self.patience.connect_seconds)
         headers = {"User-Agent": f"adreg/{__version__}", "Accept-Encoding": "identity"}
-        client = httpx2.Client(headers=headers, timeout=timeout, follow_redirects=False, auth=_bearer(self.token))
+        client = httpx2.Client(
+            headers=headers,
+            timeout=timeout,
+            follow_redirects=False,
+            auth=_bearer(self.token),
+            trust_env=not is_loopback(httpx2.URL(self.url).host),  # a proxy cannot reach this machine
+        )
         weakref.finalize(self, client.close)
         return client
 
@@ -114,7 +121,7 @@ class HttpSession:
             with self.client.stream(method, f"{self.url}{path}", **options) as response:
                 if response.is_redirect:
                     place = printable(response.headers.get("location", ""))
-                    raise RemoteError(self.url, f"redirects to {place}", "if you trust that place, add it as the remote")
+                    raise RemoteError(self.url, f"redirects to {place}", "if you trust that place, use its address instead")
                 if response.status_code in AGAIN:
                     raise Broken(f"it answers {response.status_code}")
                 yield response

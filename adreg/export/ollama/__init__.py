@@ -1,0 +1,1 @@
+"""Ollama: Modelfiles, its HTTP API, and its store on disk."""

@@ -1,0 +1,91 @@
+"""Encodes planned tensors a block at a time on every core, and hands the blocks on in order. Knows no files and no types."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from adreg.export.tensors import PlannedTensor
+
+Encode = Callable[[PlannedTensor, int, int], memoryview]
+MOST_WORKERS = 16  # more would wait for the one thread that writes, and cost memory
+PROGRAM_BYTES = 120 << 20
+BYTES_PER_ELEMENT = 24  # values, an update and what is made of them in one block, and two finished blocks, in float32
+BLAS_SETTERS = ("scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_threads", "openblas_set_num_threads64_",
+                "openblas_set_num_threads")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Block:
+    """The encoded rows `start:stop` of a tensor (rows of the stored one), complete or still in the making."""
+
+    tensor: PlannedTensor
+    start: int
+    stop: int
+    data: Future[memoryview]
+
+
+def encoded(tensors: Iterable[PlannedTensor], encode: Encode) -> Iterator[tuple[PlannedTensor, memoryview]]:
+    """What `encode` makes of every block of every tensor, in order. It runs in as many threads as there are cores, and
+    no further ahead than twice that many blocks; the pages of the base are let go behind the caller."""
+    one_thread_for_blas()
+    workers, ahead = worker_count(), deque[Block]()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for block in _submitted(tensors, encode, pool):
+                ahead.append(block)
+                if len(ahead) > 2 * workers:
+                    yield from _finished(ahead.popleft())
+            while ahead:
+                yield from _finished(ahead.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def memory_needed(tensors: Iterable[PlannedTensor]) -> int:
+    """About how many bytes of memory it takes to encode `tensors` and write them, the program itself included."""
+    largest = max((stop - start) * _width(tensor) for tensor in tensors for start, stop in tensor.output.spans())
+    return PROGRAM_BYTES + worker_count() * largest * BYTES_PER_ELEMENT
+
+
+def worker_count() -> int:
+    """How many threads encode: one for each core that this process may use."""
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, MOST_WORKERS)
+
+
+def one_thread_for_blas() -> None:
+    """Keep numpy's OpenBLAS from starting threads of its own inside each of ours. Another BLAS is left as it is."""
+    package = Path(np.__file__).parent
+    for library in [*package.parent.glob("numpy.libs/*openblas*"), *package.glob(".dylibs/*openblas*")]:
+        loaded = ctypes.CDLL(str(library))
+        for name in BLAS_SETTERS:
+            if hasattr(loaded, name):
+                getattr(loaded, name)(1)
+
+
+def _submitted(tensors: Iterable[PlannedTensor], encode: Encode, pool: ThreadPoolExecutor) -> Iterator[Block]:
+    for tensor in tensors:
+        for start, stop in tensor.output.spans():
+            yield Block(tensor, start, stop, pool.submit(encode, tensor, start, stop))
+
+
+def _finished(block: Block) -> Iterator[tuple[PlannedTensor, memoryview]]:
+    yield block.tensor, block.data.result()
+    folded = block.tensor.output.folded
+    if folded is not None:
+        row = folded.view.nbytes // folded.shape[0]
+        folded.view.release(block.start * row, block.stop * row)
+
+
+def _width(tensor: PlannedTensor) -> int:
+    """The elements of one stored row."""
+    folded = tensor.output.folded
+    return math.prod(folded.shape[1:]) if folded else 1
