@@ -95,8 +95,8 @@ def merge(
     warn_yanked(out, [version for version, _ in versions])
     record = found.bases.get(base) if base else base_of(found, [version for version, _ in versions])
     plain = [version for version, _ in versions]
+    permits = permit(found, record, plain, "export" if to is Target.GGUF else "merge", allow)
     request = merge_request(found, record, versions, Wish(output, to, quant, precision), out)
-    permits = permit(found, record, plain, "merge", allow)
     plan = plan_merge(request)
     if dry_run:
         out.fields(plan.describe(), "output", [(key, str(value)) for key, value in plan.describe().items()])

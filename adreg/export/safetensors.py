@@ -9,6 +9,7 @@ from pathlib import Path
 
 from adreg.export.plan import MergePlan
 from adreg.export.tensors import PlannedTensor
+from adreg.formats.adapters.adapter import RECORD
 from adreg.formats.bases.checkpoint import INDEX
 from adreg.formats.dtypes import from_float32
 from adreg.formats.safetensors import SafetensorsFile
@@ -16,7 +17,6 @@ from adreg.formats.safetensors_writer import SafetensorsWriter, TensorSpec
 from adreg.progress import Progress, Task
 
 CARRIED = ("config.json", "generation_config.json", INDEX, "LICENSE", "LICENSE.txt", "NOTICE")
-RECORD = "adreg.json"
 CHUNK = 1 << 26
 
 
