@@ -33,7 +33,7 @@ fuzz: $(READY)            ## minutes long: other hostile files against the audit
 	ADREG_FUZZ=$(or $(FUZZ),20) ADREG_FUZZ_SEED=$(or $(SEED),100) $(BIN)/python -m pytest tests/audit/test_fuzz.py
 
 soak: $(READY)            ## the store under fire, for about half an hour: kills, refusals, full disks, damage, with counts
-	ADREG_HTTP_EXAMPLES=400 ADREG_SOAK=full $(BIN)/python -m pytest -rP -s tests/registry/soak tests/registry/test_faults.py tests/registry/test_state_machine.py
+	ADREG_HTTP_EXAMPLES=400 ADREG_SOAK=full $(BIN)/python -m pytest -rP -s tests/registry/soak tests/registry/test_faults.py tests/registry/test_state_machine.py tests/registry/test_http_hostile.py tests/registry/test_tokens.py
 
 bench: $(READY) $(ORACLE)
 	$(BIN)/python -m bench.spine

@@ -37,7 +37,7 @@ class AdregError(Exception):
 class FormatError(AdregError):
     """`path` breaks its format. `rule` is the audit rule that forbids it (such as F-HDR-1)."""
 
-    def __init__(self, path: Path | str, why: str, rule: str = "F-GEN-1") -> None:
+    def __init__(self, path: Path | str, why: str, rule: str) -> None:
         self.path, self.why, self.rule = Path(path), why, rule
         super().__init__(f"{path}: {why}")
 

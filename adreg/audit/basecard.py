@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adreg.audit.licenses import is_gated, license_of
 from adreg.formats.bases.checkpoint import Checkpoint
 from adreg.formats.bases.fingerprint import BaseIds
 from adreg.formats.bases.modelconfig import ties_embeddings
@@ -39,8 +40,8 @@ class BaseCard:
     """The recorded fingerprints of a base, its tensor shapes, and how its architecture names things.
 
     `tokens` is one more than its tokenizer's largest id, `special` the texts of its special tokens by role, `commit` the
-    one of the hub's snapshot that it lies in; each where it is known. `relatives` are found anew when the card is read,
-    and no part of its JSON.
+    one of the hub's snapshot that it lies in, `license` the hub's name of its licence; each where it is known. `gated`:
+    its hub hands it out on request only. `relatives` are found anew when the card is read, and no part of its JSON.
     """
 
     name: str
@@ -57,6 +58,8 @@ class BaseCard:
     tokens: int | None = None
     special: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
+    license: str = ""
+    gated: bool = False
     relatives: tuple[Relative, ...] = ()
 
     @property
@@ -106,6 +109,8 @@ def make_card(name: str, base: Checkpoint, ids: BaseIds) -> BaseCard:
         tokens=_token_count(base),
         special=base.tokenizer.special_tokens,
         commit=_commit_of(base.folder),
+        license=license_of(base.front_matter),
+        gated=is_gated(base.front_matter),
     )
 
 

@@ -73,10 +73,6 @@ class AuditReport:
     skipped: tuple[tuple[str, str], ...] = ()
     target: str = "adreg"
 
-    @property
-    def worst(self) -> Severity:
-        return max((finding.severity for finding in self.findings), default=Severity.INFO)
-
     def at_least(self, severity: Severity) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.severity >= severity)
 

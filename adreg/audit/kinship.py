@@ -52,8 +52,8 @@ def inner_products(
     one: Adapter, others: Mapping[str, Adapter], only: Collection[str] | None = None
 ) -> tuple[float, dict[str, float], dict[str, float]]:
     """⟨one, one⟩, ⟨one, other⟩ and ⟨other, other⟩ for each of `others`, over all modules or `only` some."""
-    ours = _modules(one)
-    theirs = {name: _modules(other) for name, other in others.items()}
+    ours = one.by_name
+    theirs = {name: other.by_name for name, other in others.items()}
     own, products, squares = 0.0, dict.fromkeys(others, 0.0), dict.fromkeys(others, 0.0)
     for name in sorted({module for modules in (ours, *theirs.values()) for module in modules}) if only is None else only:
         mine = _factors(ours.get(name))
@@ -67,7 +67,7 @@ def inner_products(
 
 def _may_be_near(one: Adapter, other: Adapter) -> bool:
     """Whether they are no strangers on `SAMPLE` of the modules that both have, spread by the golden ratio."""
-    shared = sorted(_modules(one).keys() & _modules(other).keys())
+    shared = sorted(one.by_name.keys() & other.by_name.keys())
     chosen = {shared[int(place * GOLDEN % 1 * len(shared))] for place in range(SAMPLE)} if shared else set()
     own, products, squares = inner_products(one, {"": other}, sorted(chosen))
     kin = _kinship(own, products[""], squares[""])
@@ -79,10 +79,6 @@ def _kinship(own: float, product: float, square: float) -> Kinship | None:
     if not (0 < own < math.inf and 0 < square < math.inf and math.isfinite(product)):
         return None
     return Kinship(product, math.sqrt(own), math.sqrt(square))
-
-
-def _modules(adapter: Adapter) -> dict[str, LoraModule]:
-    return {module.name: module for module in adapter.modules}
 
 
 def _factors(module: LoraModule | None) -> Factors | None:

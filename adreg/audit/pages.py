@@ -19,7 +19,7 @@ EFFECT = {
 NEEDS = {
     Cost.HEADER: "names, shapes and configuration; no tensor is read",
     Cost.BASE: "the card of a base; no tensor is read",
-    Cost.TOKENIZER: "the tokenizer files beside the adapter",
+    Cost.TOKENIZER: "the tokenizer and the chat template that come along; the template is rendered in a process of its own",
     Cost.TENSORS: "one pass over the adapter's tensors",
     Cost.SPECTRA: "the exact singular values of the adapter's updates; a push leaves it out",
     Cost.DEEP: "the base's weights (`--deep`)",

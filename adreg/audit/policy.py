@@ -16,8 +16,14 @@ FORBIDS: Mapping[str, Severity] = {
     "export": Severity.ERR,
     "serve": Severity.ERR,
 }
-ASKS: Mapping[str, frozenset[str]] = {"merge": frozenset({"B-QNT-1"}), "export": frozenset({"B-QNT-1"})}
-"""Findings that forbid an operation whatever their severity, until a person allows them."""
+UNRECORDED, QUANTISED = {"B-ID-1": Severity.WARN}, {"B-QNT-1": Severity.WARN}
+ASKS: Mapping[str, Mapping[str, Severity]] = {
+    "merge": UNRECORDED | QUANTISED,
+    "export": UNRECORDED | QUANTISED,
+    "serve": UNRECORDED,
+}
+"""Findings that forbid an operation from a lower severity on, until a person allows them: a base that nobody recorded
+(verdict UNKNOWN), and for what is written a copy or the original of the recorded one (QUANT-OF)."""
 VERB = "allowed"
 
 
@@ -52,8 +58,8 @@ def decide(operation: str, report: AuditReport, allow: Collection[str] = ()) -> 
     `allow` are rule ids that the user takes upon himself. Raises `UsageError` for an id that no rule has. A finding that
     blocks cannot be allowed.
     """
-    ids, severity, asked = check_ids(allow), FORBIDS[operation], ASKS.get(operation, frozenset())
-    against = tuple(one for one in report.findings if one.severity >= severity or one.rule in asked)
+    ids, forbidden, asked = check_ids(allow), FORBIDS[operation], ASKS.get(operation, {})
+    against = tuple(one for one in report.findings if one.severity >= min(forbidden, asked.get(one.rule, forbidden)))
     allowed = tuple(one for one in against if one.rule in ids and one.severity < Severity.BLOCK)
     return Decision(operation, report, tuple(one for one in against if one not in allowed), allowed)
 

@@ -14,7 +14,7 @@ S = TypeVar("S")
 
 class Cost(StrEnum):
     """What a rule needs. `header`: names, shapes, JSON and the folder's listing. `base`: a base card besides.
-    `tokenizer`: its tokenizer files read and its chat template rendered. `tensors`: one pass over the adapter's tensors.
+    `tokenizer`: its tokenizer read and its chat templates rendered. `tensors`: one pass over the adapter's tensors.
     `spectra`: the exact singular values of its updates. `deep`: the base's weights, or logits."""
 
     HEADER = "header"

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
-from pathlib import Path
 
-from adreg.audit.basecard import BaseCard
 from adreg.audit.findings import AuditReport, Finding, Severity, worst_first
 from adreg.audit.rule import Cost, Rule
 from adreg.audit.subject import Subject
-from adreg.formats.adapters.adapter import CONFIG, WEIGHTS, Adapter
-from adreg.formats.adapters.inspection import inspect_files, inspect_folder
-from adreg.formats.bases.fingerprint import BaseIds
 
 
 class Speed(IntEnum):
@@ -49,17 +44,6 @@ def judge(subject: Subject, speed: Speed = Speed.FULL) -> AuditReport:
         skipped=tuple((id_, reason) for id_, reason in reasons.items() if reason),
         target=subject.target,
     )
-
-
-def audit(adapter: Adapter, trained_on: BaseIds | None = None, base: BaseCard | None = None) -> AuditReport:
-    """Every rule over the two files of `adapter`; `trained_on` are the ids recorded at training, `base` is at hand."""
-    files = {CONFIG: adapter.config.path, WEIGHTS: adapter.file.path}
-    return judge(Subject(inspect_files(files), trained_on, base))
-
-
-def audit_folder(folder: Path, trained_on: BaseIds | None = None, base: BaseCard | None = None) -> AuditReport:
-    """Every rule over an adapter folder, sound or not."""
-    return judge(Subject(inspect_folder(folder), trained_on, base))
 
 
 def _all(rules: Sequence[Rule[Subject]], subject: Subject) -> Iterator[Finding]:

@@ -12,7 +12,10 @@ from adreg.audit.rule import Rule
 from adreg.formats.adapters.adapter import CONFIG, WEIGHTS
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
-ABOUT_FILES = ("F-DIR-2", "F-DIR-3", "F-DIR-4", "S-PKL-2", "S-PATH-1", "S-SEC-1")
+ABOUT_FILES = (
+    "F-DIR-2", "F-DIR-3", "F-DIR-4", "S-PKL-2", "S-PATH-1", "S-SEC-1", "S-SIG-1", "S-SIG-2", "S-PRV-1", "S-LIC-1",
+)  # fmt: skip
+GGUF = "G-"
 LEVELS = {Severity.BLOCK: "error", Severity.ERR: "error", Severity.WARN: "warning", Severity.INFO: "note"}
 
 
@@ -60,8 +63,11 @@ def _result(subject: str, finding: Finding, index: dict[str, int], allowed: bool
 
 
 def _uri(subject: str, finding: Finding) -> str:
-    """The file that the finding is about, below the adapter; `quote` because references hold ':' and '@'."""
+    """The file that the finding is about: a GGUF file itself, or one below the adapter; `quote` because references hold
+    ':' and '@'."""
     from urllib.parse import quote
 
+    if finding.rule.startswith(GGUF):
+        return quote(subject)
     file = CONFIG if finding.rule.startswith("K-CFG") else WEIGHTS
     return f"{quote(subject)}/{quote(finding.where) if finding.rule in ABOUT_FILES else file}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,15 +13,21 @@ from adreg.audit.findings import Verdict
 from adreg.audit.kinship import Kinship, kinships
 from adreg.audit.owntokenizer import OwnTokenizer, read_own_tokenizer
 from adreg.errors import FormatError
-from adreg.formats.adapters.adapter import CONFIG, WEIGHTS, Adapter, LoraModule
+from adreg.formats.adapters.adapter import CONFIG, RECORD, WEIGHTS, Adapter, LoraModule
 from adreg.formats.adapters.family import Family
 from adreg.formats.adapters.inspection import Inspection, inspect_files
 from adreg.formats.adapters.spectra import Spectrum
 from adreg.formats.bases.checkpoint import Checkpoint
 from adreg.formats.bases.fingerprint import BaseIds
+from adreg.formats.dtypes import FLOATS, largest_magnitude
 from adreg.formats.safetensors import TensorView
-from adreg.formats.strictjson import JsonObject
+from adreg.formats.strictjson import JsonObject, parse_object
 from adreg.formats.text.tokenizer import TokenizerFiles
+
+WINDOW_BYTES = 1 << 20
+
+
+RECORD_LIMIT = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,15 @@ class Subject:
         """adapter_config.json as it is written."""
         return self.inspection.raw
 
+    @cached_property
+    def record(self) -> JsonObject:
+        """How it was made: the recorded run, or else adreg.json beside it; empty where there is none that can be read."""
+        text = None if self.run else self.inspection.read(RECORD, RECORD_LIMIT)
+        try:
+            return self.run or (parse_object(text, Path(RECORD), "S-PRV-1") if text else {})
+        except FormatError:
+            return {}
+
     @property
     def family(self) -> Family:
         return self.inspection.family
@@ -106,6 +122,11 @@ class Subject:
     def tensors(self) -> Mapping[str, TensorView]:
         """Names, types and shapes; a rule of cost `tensors` may read their bytes."""
         return self.inspection.file or {}
+
+    @cached_property
+    def magnitudes(self) -> dict[str, float]:
+        """The largest absolute value of each float tensor, NaN or infinite where one is not finite; reads all, once."""
+        return {name: _largest(view) for name, view in self.tensors.items() if view.dtype in FLOATS}
 
     @property
     def adapter(self) -> Adapter | None:
@@ -163,3 +184,11 @@ class Subject:
     def name_of(self, path: Path) -> str:
         """The name of a file as people know it."""
         return self.inspection.name_of(path)
+
+
+def _largest(view: TensorView) -> float:
+    found = 0.0
+    for window in view.windows(WINDOW_BYTES):
+        largest = largest_magnitude(window, view.dtype)
+        found = largest if math.isnan(largest) else max(found, largest)  # NaN stays: nothing is larger
+    return found

@@ -59,7 +59,7 @@ def push(
 
 
 def _store(found: Registry, folder: Path, reference: Reference, base: str | None, out: Output) -> Pushed:
-    from adreg.cli.audit import print_findings
+    from adreg.cli.audit_report import print_findings
     from adreg.cli.progress import progress
     from adreg.registry.push import plan_push
 
@@ -75,7 +75,7 @@ def _store(found: Registry, folder: Path, reference: Reference, base: str | None
 def _pushed(version: VersionRecord, new: bool) -> str:
     on = version.base or (version.trained_on.weights_id[:15] if version.trained_on else "an unknown base")
     verb = "pushed" if new else "already there:"
-    return f"{verb} {version.reference} ({version.short_digest}, {size(version.size)}, r={version.summary['rank']} on {on})"
+    return f"{verb} {version.reference} ({version.short_digest}, {size(version.size)}, {version.kind} on {on})"
 
 
 def pull(

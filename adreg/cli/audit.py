@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from adreg.cli.audit_gguf import audit_gguf, means_gguf
+from adreg.cli.audit_report import Audited, print_audited
 from adreg.cli.common import AllowOption, BaseOption, Json, Quiet, complete_reference, is_folder, quiet_libraries, registry
-from adreg.cli.output import COLOURS, Output, print_line
+from adreg.cli.output import Output
 from adreg.cli.progress import progress
-from adreg.cli.terminal import clean, coloured_stdout, styled
 from adreg.errors import UsageError
 from adreg.references import parse_reference
 
 if TYPE_CHECKING:
     from adreg.audit.basecard import BaseCard
-    from adreg.audit.findings import AuditReport, Finding
+    from adreg.audit.findings import AuditReport
     from adreg.audit.subject import Subject
     from adreg.registry.registry import Registry
 
 FINDING_EXIT = 5
-REFUSES = {"block": "nothing may be done with it", "err": "merge and serve refuse it", "warn": "", "info": ""}
 
 
 class FailOn(StrEnum):
@@ -74,39 +73,38 @@ def audit(
     """
     from adreg.audit.findings import Severity
     from adreg.audit.policy import check_ids
-    from adreg.audit.run import Speed, judge
 
-    if json + sarif + junit + quiet > 1:
-        raise UsageError("--json, --sarif, --junit and --quiet exclude each other")
+    form = _chosen_form({"json": json, "sarif": sarif, "junit": junit, "quiet": quiet})
     if headers and deep:
         raise UsageError("--headers and --deep exclude each other")
     out = Output(json or sarif or junit, quiet)
-    found = registry()
-    speed = Speed.HEADER if headers else Speed.FULL
+    report = _judged(subject, base, target.value, headers, deep, out)
+    audited = Audited(subject, report, check_ids(allow), Severity[fail_on.name])
+    print_audited(audited, form, out)
+    if audited.failed:
+        raise typer.Exit(FINDING_EXIT)
+
+
+def _chosen_form(asked: Mapping[str, bool]) -> str:
+    """The one form of output that was asked for. Raises `UsageError` for more than one."""
+    chosen = [form for form, wanted in asked.items() if wanted]
+    if len(chosen) > 1:
+        raise UsageError("--json, --sarif, --junit and --quiet exclude each other")
+    return chosen[0] if chosen else "people"
+
+
+def _judged(subject: str, base: str | None, target: str, headers: bool, deep: bool, out: Output) -> AuditReport:
+    """What the rules say of a version, an adapter folder, or a file."""
+    from adreg.audit.run import Speed, judge
+
+    found, speed = registry(), Speed.HEADER if headers else Speed.FULL
     if means_gguf(subject):
         if deep:
             raise UsageError("--deep runs adapter folders, no GGUF files", "adreg merge verifies a GGUF file as it writes it")
-        report = audit_gguf(found, subject, base, target.value, speed, out)
-    else:
-        seen = find_subject(found, subject, base, target.value, out)
-        report = judge(seen, speed)
-    if deep:
-        report = judge_deeply(found, seen, report, base, out)
-    severity = Severity[fail_on.name]
-    allowed = check_ids(allow)
-    if sarif:
-        print_sarif(subject, report, allowed)
-    elif junit:
-        print_junit(subject, report, severity, allowed)
-    elif json:
-        out.data({"subject": subject, **report.as_json(), "allowed": sorted(allowed)})
-    elif quiet:
-        for finding in report.findings:
-            print_line(finding.rule)
-    else:
-        print_report(subject, report, allowed)
-    if any(not is_allowed(finding, allowed) for finding in report.at_least(severity)):
-        raise typer.Exit(FINDING_EXIT)
+        return audit_gguf(found, subject, base, target, speed, out)
+    seen = find_subject(found, subject, base, target, out)
+    report = judge(seen, speed)
+    return judge_deeply(found, seen, report, base, out) if deep else report
 
 
 def find_subject(found: Registry, text: str, base: str | None, target: str, out: Output) -> Subject:
@@ -146,45 +144,3 @@ def judge_deeply(found: Registry, seen: Subject, report: AuditReport, base: str 
 
 def _card(found: Registry, base: str | None, out: Output) -> BaseCard | None:
     return found.bases.look(base, progress(out.human)).card if base else None
-
-
-def is_allowed(finding: Finding, allowed: frozenset[str]) -> bool:
-    """Whether the user took this finding upon himself; one that blocks cannot be."""
-    return finding.rule in allowed and finding.severity.label != "block"
-
-
-def print_sarif(subject: str, report: AuditReport, allowed: frozenset[str]) -> None:
-    from adreg.audit.catalogue import EVERY_RULE
-    from adreg.audit.sarif import to_sarif
-
-    print_line(to_sarif(subject, report, EVERY_RULE, allowed))
-
-
-def print_junit(subject: str, report: AuditReport, fail_on: int, allowed: frozenset[str]) -> None:
-    from adreg.audit.findings import Severity
-    from adreg.audit.junit import to_junit
-
-    print_line(to_junit(subject, report, Severity(fail_on), allowed))
-
-
-def print_report(subject: str, report: AuditReport, allowed: frozenset[str] = frozenset()) -> None:
-    """Findings for people, grouped by severity with one line of what to do each, then the verdict."""
-    colour = coloured_stdout()
-    for label, group in groupby(report.findings, key=lambda finding: finding.severity.label):
-        told = f"{label}: {REFUSES[label]}" if REFUSES[label] else label
-        print_line(styled(told, COLOURS[label], colour))
-        for finding in group:
-            where = f"  {finding.where}" if finding.where else ""
-            mark = "  allowed" if is_allowed(finding, allowed) else ""
-            print_line(f"  {finding.rule}{clean(where)}{mark}")
-            print_line(f"    {clean(finding.message)}: {clean(finding.why)}")
-            print_line(styled(f"    fix: {clean(finding.fix)}", "dim", colour))
-    count = len(report.findings)
-    told = "clean" if not count else f"{count} finding{'s' if count > 1 else ''}"
-    print_line(f"{clean(subject)}: {report.verdict.value}, {told}")
-
-
-def print_findings(out: Output, report: AuditReport) -> None:
-    """The findings of an operation that went through, a line each."""
-    for finding in report.findings:
-        out.note(f"{finding.severity.label} {finding.rule} {finding.message}", COLOURS[finding.severity.label])

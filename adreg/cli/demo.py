@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from adreg.cli.audit import print_report
+from adreg.cli.audit_report import print_report
 from adreg.cli.common import registry
 from adreg.cli.impostor import make_impostor
 from adreg.cli.merging import Merged, Wish, carry_out, keep_record, merge_request, proof_lines
@@ -143,7 +143,7 @@ def _merge(tour: Tour, base: BaseRecord, version: VersionRecord) -> None:
     from adreg.export.plan import plan_merge
 
     with _step(tour, "Merge", f"{version.reference} into one q8_0 GGUF, then the same questions to real llama.cpp"):
-        permit(tour.found, base, [version], "merge", ())
+        permit(tour.found, base, [version], "export", ())
         request = merge_request(tour.found, base, [(version, 1.0)], Wish(tour.folder / "gguf", quant="q8_0"), tour.out)
         merged = carry_out(plan_merge(request), tour.out)
         keep_record(tour.found, [version], merged)

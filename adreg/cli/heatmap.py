@@ -23,7 +23,7 @@ def heatmap_lines(spectra: Sequence[Spectrum], colour: bool, room: int | None = 
     """
     grid = grid_of(spectra)
     if not grid.cells:
-        return ["no low-rank updates to draw"]
+        return ["no updates of weights to draw"]
     scale = scale_of(grid.norms)
     names = [_short(name) for name in grid.columns]
     bins = _bins(grid, LINES * 2 if colour else LINES)
@@ -136,7 +136,7 @@ def _legend(grid: Grid, scale: Scale, colour: bool) -> list[str]:
         bar = "".join(f"\x1b[38;5;{code}m█\x1b[0m" for code in COLOURS)
     else:
         bar = "".join(_step(SHADES, place / LEGEND) for place in range(LEGEND))
-    kind = "‖scaling·B·A‖, logarithmic" if scale.logarithmic else "‖scaling·B·A‖"
+    kind = "‖ΔW‖, logarithmic" if scale.logarithmic else "‖ΔW‖"
     ranks = f"effective rank {median(spectrum.effective_rank for spectrum in spectra):.1f} of {max(s.rank for s in spectra)}"
     told = [f"{scale.low:.3g} {bar} {scale.high:.3g}  {kind}"]
     if strongest is not None:

@@ -31,7 +31,7 @@ def list_(name: Name = None, tag: Tag = None, base: Base = None, json: Json = Fa
         "DIGEST": lambda row: row["digest"][7:19],
         "ALIASES": _aliases,
         "BASE": lambda row: row["base"] or "-",
-        "RANK": lambda row: str(row["rank"]),
+        "RANK": lambda row: str(row["rank"] or "-"),
         "PARAMETERS": lambda row: number(row["parameters"]),
         "SIZE": lambda row: size(row["size"]),
         "CREATED": lambda row: age(row["created_at"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ from adreg.references import parse_reference
 
 if TYPE_CHECKING:
     from adreg.registry.manifest import Parent
-    from adreg.registry.records import ArtifactRecord, VersionRecord
+    from adreg.registry.records import ArtifactRecord, BaseRecord, VersionRecord
     from adreg.registry.registry import Registry
 
 EVIDENCE = {
@@ -28,7 +29,8 @@ Pairs = list[tuple[str, str]]
 def show(
     ref: Ref,
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="Write its updates by layer and module, and their spectra.")
+        Path | None,
+        typer.Option("--plot", help="Write its updates by layer and module, and their spectra: a .svg or .png file."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -66,15 +68,30 @@ def show(
 def _draw(found: Registry, version: VersionRecord, path: Path, out: Output) -> None:
     """The picture of a version's updates as a file, and its small form in the terminal."""
     from adreg.cli.heatmap import heatmap_lines
+    from adreg.cli.progress import progress
     from adreg.cli.spectraplot import write_plot
-    from adreg.formats.adapters.spectra import spectra_of
+    from adreg.formats.adapters.familyspectra import measure
 
-    spectra = spectra_of(found.adapters.open(version).modules)
-    write_plot(path, version.reference, spectra)
+    inspection = found.adapters.inspect(version)
+    base = found.bases.get(version.base) if version.base else None
+    spectra = measure(inspection, _widths(base, inspection.family.modules), progress(out.human))
+    for reason, names in spectra.left_out.items():
+        several = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        out.note(f"not drawn: {names[0]}{several}: {reason}", "yellow")
+    write_plot(path, version.reference, spectra.found)
     if out.human:
-        for line in heatmap_lines(spectra, coloured_stdout(), terminal_width()):
+        for line in heatmap_lines(spectra.found, coloured_stdout(), terminal_width()):
             print_line(line)
     out.note(f"wrote {path}")
+
+
+def _widths(base: BaseRecord | None, modules: Iterable[str]) -> dict[str, int]:
+    """The input features of `modules`, as far as their base is registered and has them."""
+    from adreg.audit.weights import BaseWeights
+
+    weights = BaseWeights(base.card) if base else None
+    shapes = {name: weights.weight(name) for name in modules} if weights else {}
+    return {name: shape[1] for name, shape in shapes.items() if shape and len(shape) == 2}
 
 
 def _labels(version: VersionRecord, described: str, protected: list[str]) -> Pairs:
@@ -105,13 +122,21 @@ def _origin(version: VersionRecord, run: dict[str, Any] | None, parents: list[Pa
 
 def _content(version: VersionRecord) -> Pairs:
     summary = version.summary
-    scaling = "alpha/√r" if summary["rslora"] else "alpha/r"
     return [
-        ("LoRA", f"r={summary['rank']}, alpha={summary['alpha']:g} ({scaling}) on {', '.join(summary['targets'])}"),
+        (summary.get("family", "LoRA"), _family(summary)),
         ("parameters", f"{summary['parameters']:,} in {summary['modules']} modules, {summary['dtype']}"),
         ("size", size(version.size)),
         *(("file", f"{digest[7:19]}  {path}") for path, digest in version.files.items()),
     ]
+
+
+def _family(summary: dict[str, Any]) -> str:
+    """What its family lets it have of rank, alpha and targets."""
+    scaling = "alpha/√r" if summary["rslora"] else "alpha/r"
+    rank, alpha = f"r={summary['rank']}", f"alpha={summary['alpha']:g} ({scaling})"
+    sizes = [rank] * bool(summary["rank"]) + [alpha] * bool(summary["alpha"])
+    on = f"on {', '.join(summary['targets'])}" if summary["targets"] else ""
+    return f"{', '.join(sizes)} {on}".strip() or "-"
 
 
 def _artifact(artifact: ArtifactRecord) -> Pairs:

@@ -13,12 +13,13 @@ from adreg.export.plan import MergePlan
 from adreg.export.shards import Shard, index_of
 from adreg.export.targets import config_changes
 from adreg.export.tensors import PlannedTensor
+from adreg.formats.adapters.adapter import RECORD
 from adreg.formats.bases.checkpoint import INDEX
 from adreg.formats.safetensors_writer import SafetensorsWriter, TensorSpec
 from adreg.formats.streamed import StreamedFile
 from adreg.progress import Progress, Task
 
-CONFIG, CARD, RECORD = "config.json", "README.md", "adreg.json"
+CONFIG, CARD = "config.json", "README.md"
 CARRIED = (CONFIG, "generation_config.json", "LICENSE", "LICENSE.txt", "NOTICE")
 
 

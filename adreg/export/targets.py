@@ -35,7 +35,10 @@ def assign(base: Checkpoint, sources: Sequence[Source]) -> dict[str, Folded]:
             found[change.tensor].append(change)
     for name, changes in found.items():
         _check_together(name, changes)
-    folds = {name: _fold(weights, name, found.get(name, [])) for name in base}
+    folds = {
+        name: _fold(weights, name, found[name]) if name in found else Folded(name, base[name], base[name].dtype)
+        for name in base
+    }
     if weights.tied and weights.table:
         folds = _with_head(weights, folds, found.get(weights.table, []), found.get(weights.head, []))
     _check_vocabulary(weights, folds, sources)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from adreg.audit.policy import Decision
     from adreg.audit.subject import Subject
     from adreg.formats.adapters.adapter import Adapter
+    from adreg.formats.adapters.inspection import Inspection
     from adreg.formats.strictjson import JsonObject
     from adreg.registry.intake import Pushed
     from adreg.registry.manifest import Manifest, Parent
@@ -124,13 +126,25 @@ class Adapters:
         return find_versions(self.db, "version.digest = ? and deleted_at is null order by version.id", [digest])
 
     def open(self, version: VersionRecord) -> Adapter:
-        """The adapter of a version, straight from its blobs."""
+        """The LoRA adapter of a version, straight from its blobs. Raises `UnsupportedError` for another family."""
         from adreg.formats.adapters.adapter import CONFIG, WEIGHTS, load_adapter
 
-        for name in (CONFIG, WEIGHTS):
-            if not self.blobs.path(version.files[name]).exists():
+        files = self._files(version, (CONFIG, WEIGHTS))
+        return load_adapter(files[CONFIG], files[WEIGHTS])
+
+    def inspect(self, version: VersionRecord) -> Inspection:
+        """What the files of a version are, of whatever family. Raises `IntegrityError` where a blob is missing."""
+        from adreg.formats.adapters.inspection import inspect_files
+
+        return inspect_files(self._files(version, version.files))
+
+    def _files(self, version: VersionRecord, names: Iterable[str]) -> dict[str, Path]:
+        """The blobs of the files `names`, all there."""
+        files = {name: self.blobs.path(version.files[name]) for name in names}
+        for name, blob in files.items():
+            if not blob.exists():
                 raise IntegrityError(f"blob {version.files[name]} ({name}) is missing")
-        return load_adapter(self.blobs.path(version.files[CONFIG]), self.blobs.path(version.files[WEIGHTS]))
+        return files
 
     def audit(self, version: VersionRecord, base: BaseCard | None) -> AuditReport:
         """What the audit says of a version, beside `base`."""
@@ -141,23 +155,19 @@ class Adapters:
     def subject(self, version: VersionRecord, base: BaseCard | None, target: str = "adreg") -> Subject:
         """The version as the audit sees it. Raises `IntegrityError` where a blob is missing."""
         from adreg.audit.subject import Subject
-        from adreg.formats.adapters.inspection import inspect_files
         from adreg.formats.text.tokenizer import stored_tokenizer
         from adreg.registry.neighbours import facts_of
 
-        files = {path: self.blobs.path(digest) for path, digest in version.files.items()}
-        for path, blob in files.items():
-            if not blob.exists():
-                raise IntegrityError(f"blob {version.files[path]} ({path}) is missing")
+        inspection = self.inspect(version)
         facts = facts_of(self.db, self.blobs, version, self.parents(version))
         return Subject(
-            inspection=inspect_files(files),
+            inspection=inspection,
             trained_on=version.trained_on,
             base=base,
             run=self._run(version),
             target=target,
             registry=facts,
-            tokenizer=stored_tokenizer(files),
+            tokenizer=stored_tokenizer(inspection.files),
         )
 
     def remember(self, version: VersionRecord, decision: Decision) -> None:

@@ -23,7 +23,7 @@ from adreg.registry.relations import Relations
 from adreg.registry.sources import Source, resolve_source
 from adreg.registry.store.blobs import BlobStore
 from adreg.registry.store.database import now, transaction
-from adreg.registry.store.leases import lease
+from adreg.registry.store.leases import Lease
 from adreg.registry.store.sqlite import Database
 
 
@@ -53,7 +53,6 @@ class Bases:
         if not (known and self._same(known, record)):
             sample = sketch(checkpoint, record.card.ids.arch_id)
             self._store(replace(record, id=known["id"] if known else None), leaves, sample)
-            self.relations.update(record.card.ids.weights_id)
         return self.get(record.name)
 
     def _same(self, known: dict[str, Any], record: BaseRecord) -> bool:
@@ -79,7 +78,7 @@ class Bases:
             "leaves": dump_leaves(leaves),
             "added_at": record.added_at,
         }
-        with lease(self.db, f"base {record.name}") as held:
+        with Lease(self.db, f"base {record.name}") as held:
             row["sketch"] = self.relations.keep(sample)
             with transaction(self.db):
                 self.relations.name_blob(row["sketch"], len(sample), held)
@@ -87,6 +86,7 @@ class Bases:
                     self.db.table("base").insert(row)
                 else:
                     self.db.table("base").update(record.id, row)
+                self.relations.update(record.card.ids.weights_id)
 
     def all(self) -> list[BaseRecord]:
         return [self._record(row) for row in self.db.query("select * from base order by name")]

@@ -84,8 +84,7 @@ def _pairs(a: Mapping[str, Any], b: Mapping[str, Any]) -> Section:
 
 
 def _effects(a: Adapter, b: Adapter) -> Iterable[Effect]:
-    first, second = ({module.name: module for module in adapter.modules} for adapter in (a, b))
-    return [compare(name, first.get(name), second.get(name)) for name in sorted({*first, *second})]
+    return [compare(name, a.by_name.get(name), b.by_name.get(name)) for name in sorted({*a.by_name, *b.by_name})]
 
 
 def _lineage(registry: Registry, version: VersionRecord) -> dict[str, Any]:

@@ -60,20 +60,18 @@ def read_gguf_claims(path: Path) -> tuple[Mapping[str, Any], Inside]:
 
     file = read_gguf(path)
     own = {key.removeprefix(PREFIX): value for key, value in file.fields.items() if key.startswith(PREFIX)}
-    general: Inside = {
-        key: file.fields[key] for key in ("general.architecture", "general.name", "general.type") if key in file.fields
-    }
+    general: Inside = {key: file.fields[key] for key in GENERAL if key in file.fields}
     return own, {**general, "tensors": len(file.tensors), **short_texts(own)}
 
 
 def by_tensors(registry: Registry, path: Path, inside: Inside) -> Iterator[Match]:
     """By the content of the tensors, whatever metadata and order the file has."""
-    from adreg.formats.adapters.keys import parse_key
+    from adreg.formats.adapters.familykeys import read_key
     from adreg.formats.safetensors import open_safetensors
 
     file = open_safetensors(path)
     inside |= {"tensors": len(file), "first tensor": next(iter(file), None)}
-    if any(parse_key(name) for name in file):
+    if any(read_key(name) for name in file):
         yield from _by_identity(registry, file, inside)
     else:
         yield from _by_leaves(registry, file)
@@ -96,7 +94,7 @@ def _with_identity(registry: Registry, wanted: str) -> Iterator[VersionRecord]:
     yield from find_versions(registry.db, f"deleted_at is null and {same} order by version.id", [wanted])
     older = "deleted_at is null and purged_at is null and json_extract(summary, '$.tensors') is null"
     for version in find_versions(registry.db, older):
-        if tensors_id(registry.adapters.open(version).file) == wanted:
+        if tensors_id(registry.adapters.inspect(version).sound_file()) == wanted:
             yield version
 
 

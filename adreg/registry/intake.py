@@ -12,7 +12,6 @@ from adreg.audit.policy import require
 from adreg.audit.run import Speed, judge
 from adreg.audit.subject import RegistryFacts, Subject
 from adreg.errors import ConflictError, IntegrityError
-from adreg.formats.adapters.inspection import inspect_files
 from adreg.formats.bases.fingerprint import BaseIds
 from adreg.formats.text.tokenizer import stored_tokenizer
 from adreg.references import check_alias, check_name
@@ -24,7 +23,7 @@ from adreg.registry.push import Content, PushPlan, read_content, summarize
 from adreg.registry.records import BaseRecord, VersionRecord
 from adreg.registry.store.blobs import Blob, BlobStore
 from adreg.registry.store.database import transaction
-from adreg.registry.store.leases import Lease, lease
+from adreg.registry.store.leases import Lease
 from adreg.registry.store.sqlite import Database
 from adreg.registry.versions import find_versions
 
@@ -50,7 +49,7 @@ class Intake:
     def push(self, plan: PushPlan, name: str, alias: str | None, base: BaseRecord | None, origin: str) -> Pushed:
         """As `Adapters.push`."""
         check_name(name)
-        with lease(self.db, f"push {name}") as held, self.blobs.staged(plan.files) as copies:
+        with Lease(self.db, f"push {name}") as held, self.blobs.staged(plan.files) as copies:
             paths = {path: copy.path for path, copy in copies.items()}
             examined = _examine(self.db, name, paths, base, base.card.ids if base else None)
             files = {path: FileEntry(copy.digest(), copy.size) for path, copy in copies.items()}
@@ -108,7 +107,7 @@ class _Examined:
 
     def draft(self, name: str, files: dict[str, FileEntry]) -> Draft:
         evidence = "recorded" if self.content.trained_on else "declared" if self.trained_on else "none"
-        summary = summarize(self.content.adapter, evidence, self.tensors)
+        summary = summarize(self.content, evidence, self.tensors)
         return Draft(name, None, files, summary, self.trained_on, self.content.run, self.content.parents)
 
 
@@ -120,7 +119,7 @@ def _examine(db: Database, name: str, paths: Mapping[str, Path], base: BaseRecor
     content = read_content(paths)
     trained_on = content.trained_on or claimed
     subject = Subject(
-        inspection=inspect_files(paths),
+        inspection=content.inspection,
         trained_on=trained_on,
         base=base.card if base else None,
         run=content.run,
@@ -128,7 +127,7 @@ def _examine(db: Database, name: str, paths: Mapping[str, Path], base: BaseRecor
         tokenizer=stored_tokenizer(paths),
     )
     with ThreadPoolExecutor(1) as beside:  # BLAKE3 reads the tensors while the rules do
-        tensors = beside.submit(tensors_id, content.adapter.file)
+        tensors = beside.submit(tensors_id, content.weights)
         found = judge(subject, Speed.VALUES)
         require("push", name, found)
         return _Examined(content, trained_on, found, tensors.result())

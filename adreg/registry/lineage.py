@@ -123,12 +123,11 @@ def _link(graph: Graph, source: str, target: str, relation: str) -> None:
 
 def _version_node(version: VersionRecord) -> Node:
     marks = ["yanked"] if version.yanked is not None else [f":{alias}" for alias in version.aliases]
-    rank = version.summary.get("rank")
     return Node(
         version.digest,
         "version",
         version.reference,
-        ", ".join([short(version.digest), f"r={rank}", *marks]),
+        ", ".join([short(version.digest), version.kind, *marks]),
         version.created_at,
     )
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from adreg.errors import FormatError
-from adreg.formats.adapters.adapter import CONFIG, WEIGHTS, Adapter, load_adapter, open_adapter
+from adreg.formats.adapters.adapter import CONFIG, RECORD, WEIGHTS
+from adreg.formats.adapters.inspection import Inspection, inspect_files, inspect_folder
 from adreg.formats.bases.fingerprint import BaseIds
+from adreg.formats.safetensors import SafetensorsFile
 from adreg.formats.strictjson import JsonObject, read_object
 from adreg.formats.text.tokenizer import FILES as TOKENIZER_FILES
 from adreg.registry.manifest import Parent, base_ids, read_parents
 
-RECORD = "adreg.json"
 STORED = (CONFIG, WEIGHTS, RECORD, "README.md", "LICENSE", "loss.svg", *TOKENIZER_FILES)
 RECORD_LIMIT = 50_000_000
 RUN_FIELDS = {"id": str, "started": str, "outcome": str, "base": dict, "data": list, "losses": list, "eval": dict}
@@ -33,17 +34,22 @@ class PushPlan:
 
 @dataclass(frozen=True)
 class Content:
-    """What the files of a version say: the adapter, the run and base that training recorded, and its parents."""
+    """What the files of a version say: the adapter, sound and of a known family, the run and base that training
+    recorded, and its parents."""
 
-    adapter: Adapter
+    inspection: Inspection
+    weights: SafetensorsFile
     run: JsonObject | None
     trained_on: BaseIds | None
     parents: tuple[Parent, ...]
 
 
 def plan_push(folder: Path) -> PushPlan:
-    """Look at the adapter in `folder` and decide what belongs to it. Raises `NotFoundError` or `FormatError`."""
-    open_adapter(folder)
+    """Look at the adapter in `folder`, of whatever family, and decide what belongs to it.
+
+    Raises `NotFoundError`, `FormatError`, or `UnsupportedError` for a type that nobody knows.
+    """
+    inspect_folder(folder).sound_file()
     names = sorted(path.name for path in folder.iterdir())
     files = {name: folder / name for name in names if name in STORED}
     for file in files.values():
@@ -58,12 +64,13 @@ def read_content(files: Mapping[str, Path]) -> Content:
     odd = sorted(set(files) - set(STORED))
     if odd or not {CONFIG, WEIGHTS} <= set(files):
         raise FormatError(files.get(CONFIG, Path(CONFIG)), f"an adapter holds {CONFIG} and {WEIGHTS}, not {odd}", "F-DIR-2")
-    adapter = load_adapter(files[CONFIG], files[WEIGHTS])
+    inspection = inspect_files(files)
     path = files.get(RECORD)
     record = read_object(path, "K-CFG-1", RECORD_LIMIT) if path else {}
     source = str(path)
     return Content(
-        adapter=adapter,
+        inspection=inspection,
+        weights=inspection.sound_file(),
         run=_recorded_run(source, record),
         trained_on=_recorded_base(source, record),
         parents=read_parents(record.get("parents", []), source),
@@ -102,19 +109,27 @@ def read_trained_on(folder: Path) -> BaseIds | None:
     return _recorded_base(str(path), read_object(path, "K-CFG-1", RECORD_LIMIT)) if path.is_file() else None
 
 
-def summarize(adapter: Adapter, evidence: str, tensors: str) -> dict[str, Any]:
+def summarize(content: Content, evidence: str, tensors: str) -> dict[str, Any]:
     """What `ls` and `show` tell of a version. `evidence` says how its base is known: recorded, declared or none;
-    `tensors` is the id of its tensors."""
-    kinds = sorted({module.name.rpartition(".")[2] for module in adapter.modules})
+    `tensors` is the id of its tensors. Rank and alpha are 0 where its family has none."""
+    raw, adapter, family = content.inspection.raw, content.inspection.adapter, content.inspection.family
+    views, claim = family.trained, raw.get("base_model_name_or_path")
     return {
-        "rank": adapter.ranks[-1] if adapter.ranks else 0,
-        "alpha": adapter.config.alpha,
-        "rslora": adapter.config.rslora,
-        "targets": kinds,
-        "modules": len(adapter.modules),
-        "parameters": adapter.parameters,
-        "dtype": "/".join(sorted({module.a.dtype for module in adapter.modules})),
-        "base_claim": adapter.config.base_name,
+        "family": family.kind.value,
+        "rank": max(adapter.ranks, default=0) if adapter else _number(raw, "init_r", "r"),
+        "alpha": adapter.config.alpha if adapter else _number(raw, "lora_alpha", "alpha"),
+        "rslora": raw.get("use_rslora") is True,
+        "targets": sorted({module.rpartition(".")[2] for module in family.modules}),
+        "modules": len(family.modules),
+        "parameters": sum(view.count for view in views),
+        "dtype": "/".join(sorted({view.dtype for view in views})),
+        "base_claim": claim if isinstance(claim, str) and claim else None,
         "evidence": evidence,
         "tensors": tensors,
     }
+
+
+def _number(raw: JsonObject, *fields: str) -> int | float:
+    """The first of `fields` that is a number above 0, or else 0; not every family's values are checked."""
+    found = (raw.get(field) for field in fields)
+    return next((value for value in found if isinstance(value, int | float) and value is not True and value > 0), 0)

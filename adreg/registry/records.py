@@ -79,6 +79,12 @@ class VersionRecord:
         found: dict[str, Any] = json.loads(self.stored[1])
         return found
 
+    @property
+    def kind(self) -> str:
+        """Its family and rank in a word: `LoRA r=8`, `IA3`."""
+        family, rank = self.summary.get("family", "LoRA"), self.summary.get("rank")
+        return f"{family} r={rank}" if rank else str(family)
+
     @cached_property
     def files(self) -> dict[str, str]:
         """The digest of each file by its name, sorted."""

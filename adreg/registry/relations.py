@@ -17,7 +17,7 @@ from adreg.audit.basecard import BaseCard, Relative
 from adreg.formats.bases.sketch import Sketch, read_sketch
 from adreg.formats.quantised.packed import Quantisation
 from adreg.registry.store.blobs import BlobStore
-from adreg.registry.store.database import now, transaction
+from adreg.registry.store.database import now
 from adreg.registry.store.leases import Lease
 from adreg.registry.store.sqlite import Database
 
@@ -79,23 +79,24 @@ class Relations:
         return digest
 
     def name_blob(self, digest: str, size: int, held: Lease) -> None:
-        """Write the blob's row and end the lease, in the transaction of the row that names it."""
+        """Write the blob's row and end the lease. Callers hold the transaction of the row that names it."""
         query = "insert into blob (digest, size, created_at) values (?, ?, ?) on conflict (digest) do update set state = 'ok'"
         self.db.execute(query, [digest, size, now()])
         held.release()
 
     def update(self, weights_id: str) -> None:
-        """Judge anew every copy that the base with `weights_id` may be, or may be the original of."""
+        """Judge anew every copy that the base with `weights_id` may be, or may be the original of.
+
+        Callers hold the transaction that the base came in by: a base is never there without its relations.
+        """
         pool = self._pool(weights_id)
         new = [one for one in pool if one.weights_id == weights_id]
         copies = [one for one in pool if one in new or any(one.rank > other.rank for other in new)]
-        found = {copy.id: list(self._judge(copy, pool)) for copy in copies}
-        with transaction(self.db):
-            for child, relations in found.items():
-                self.db.execute("delete from base_relation where child_id = ?", [child])
-                for one in relations:
-                    row = [child, one.parent.id, one.verdict, one.score, one.evidence]
-                    self.db.execute("insert into base_relation values (?, ?, ?, ?, ?)", row)
+        for copy in copies:
+            self.db.execute("delete from base_relation where child_id = ?", [copy.id])
+            for one in self._judge(copy, pool):
+                row = [copy.id, one.parent.id, one.verdict, one.score, one.evidence]
+                self.db.execute("insert into base_relation values (?, ?, ?, ?, ?)", row)
 
     def of(self, id_: int) -> tuple[Relative, ...]:
         """The relatives of a registered base, originals first."""

@@ -7,12 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from adreg.formats.adapters.adapter import CONFIG
+from adreg.formats.adapters.adapter import CONFIG, RECORD
 from adreg.formats.text.tokenizer import TokenizerFiles
 from adreg.train.plot import Point, loss_svg
 from adreg.train.record import RunRecord
-
-RECORD = "adreg.json"
 
 
 def write_adapter(folder: Path, model: Any, base_name: str, tokenizer: TokenizerFiles) -> None:

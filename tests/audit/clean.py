@@ -1,11 +1,12 @@
 """Clean adapters: real PEFT adapters on tiny real models of different architectures and families, built once a session.
 
-Each names its base by a hub id with a commit and carries the base's tokenizer, as a careful trainer's does, and is
-judged for the engine that can take it: adreg for plain LoRA, PEFT for the rest.
+Each names its base by a hub id with a commit, and carries the base's tokenizer and the record of its making, as a careful
+trainer's does, and is judged for the engine that can take it: adreg for plain LoRA, PEFT for the rest.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any
 
 from adreg.audit.basecard import BaseCard, make_card
 from adreg.audit.subject import Subject
+from adreg.formats.adapters.adapter import RECORD
 from adreg.formats.adapters.inspection import inspect_folder
 from adreg.formats.bases.checkpoint import open_checkpoint
 from adreg.formats.bases.fingerprint import fingerprint
@@ -127,6 +129,7 @@ def build_clean_set(folder: Path) -> dict[str, Clean]:
     made = {}
     for seed, (name, recipe) in enumerate(RECIPES.items()):
         place = build_one(folder / "adapters" / name.replace(" ", "-"), recipe, bases[recipe.base], tokenizer, seed)
+        record_base(place, cards[recipe.base])
         made[name] = Clean(name, recipe, place, bases[recipe.base], cards[recipe.base])
     return made
 
@@ -184,5 +187,31 @@ def build_one(folder: Path, recipe: Recipe, base: Path, tokenizer: Path, seed: i
         config = adapted.peft_config["default"]
         config.base_model_name_or_path, config.revision = f"example/{recipe.base}", COMMIT
         adapted.save_pretrained(folder, **recipe.save)
+        trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
     shutil.copytree(tokenizer, folder, dirs_exist_ok=True)
+    write_record(folder, recipe, trainable)
     return folder
+
+
+def write_record(folder: Path, recipe: Recipe, trainable: int) -> None:
+    """adreg.json as a training writes it, without the base's ids."""
+    asked = {"r": recipe.settings.get("r"), "alpha": recipe.settings.get("lora_alpha")}
+    lora = asked if recipe.family == "LoraConfig" else {}
+    record = {
+        "id": "0123456789ab",
+        "started": "2026-01-01T00:00:00+00:00",
+        "outcome": "finished",
+        "base": {},
+        "config": {"lora": lora},
+        "data": [{"path": "rows.jsonl", "sha256": "0" * 64}],
+        "versions": {"adreg": "0"},
+        "trainable": trainable,
+        "losses": [],
+        "eval": {},
+    }
+    (folder / RECORD).write_text(json.dumps(record))
+
+
+def record_base(folder: Path, card: BaseCard) -> None:
+    record = json.loads((folder / RECORD).read_text())
+    (folder / RECORD).write_text(json.dumps({**record, "base": {"name": card.name, **vars(card.ids)}}))

@@ -15,11 +15,12 @@ from adreg.audit.junit import to_junit
 from adreg.audit.pages import pages
 from adreg.audit.policy import decide, require
 from adreg.audit.rule import Cost
-from adreg.audit.run import Speed, audit_folder, judge
+from adreg.audit.run import Speed, judge
 from adreg.audit.sarif import to_sarif
 from adreg.audit.subject import Subject
 from adreg.errors import AuditRefused, UsageError
 from adreg.formats.adapters.inspection import inspect_folder
+from tests.audit.judging import audit_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,7 +28,9 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def copy(llama_adapter, tmp_path):
     named = {"base_model_name_or_path": "example/tiny-llama", "revision": "0" * 40}
-    return configure(shutil.copytree(llama_adapter, tmp_path / "copy"), **named)
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy/adreg.json").write_text(json.dumps({"parents": [{"reference": "one:1"}]}))
+    return configure(shutil.copytree(llama_adapter, tmp_path / "copy", dirs_exist_ok=True), **named)
 
 
 def configure(folder, **changes):

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from adreg.audit.findings import Severity
-from adreg.audit.run import audit_folder
 from adreg.formats.adapters.expressions import weight_of
 from adreg.formats.adapters.values import MAX_WEIGHT
+from tests.audit.judging import audit_folder
 
 ROUNDS = int(os.environ.get("ADREG_FUZZ", "1"))
 SEED = int(os.environ.get("ADREG_FUZZ_SEED", "1"))

@@ -10,11 +10,10 @@ from safetensors.torch import load_file, save_file
 from adreg.audit.basecard import make_card
 from adreg.audit.findings import Severity, Verdict
 from adreg.audit.policy import require
-from adreg.audit.run import audit, audit_folder
 from adreg.errors import AuditRefused
-from adreg.formats.adapters.adapter import open_adapter
 from adreg.formats.bases.checkpoint import open_checkpoint
 from adreg.formats.bases.fingerprint import fingerprint
+from tests.audit.judging import audit_folder
 from tests.builders import build_adapter, build_checkpoint
 
 
@@ -46,9 +45,9 @@ def key(tensors, part="lora_B", module="layers.0.self_attn.q_proj"):
 
 def test_sound_adapters_on_their_own_base_are_clean(llama_adapter, other_adapter, gpt2_adapter, tiny_llama, tiny_gpt2):
     for adapter, base in ((llama_adapter, tiny_llama), (gpt2_adapter, tiny_gpt2)):
-        found = audit(open_adapter(adapter), card_of(base).ids, card_of(base))
-        assert (found.verdict, found.findings) == (Verdict.EXACT, ())
-    partial = audit(open_adapter(other_adapter), card_of(tiny_llama).ids, card_of(tiny_llama))
+        found = audit_folder(adapter, card_of(base).ids, card_of(base))
+        assert found.verdict is Verdict.EXACT and not found.at_least(Severity.WARN)
+    partial = audit_folder(other_adapter, card_of(tiny_llama).ids, card_of(tiny_llama))
     assert partial.verdict is Verdict.EXACT and not partial.at_least(Severity.WARN)
 
 
@@ -143,14 +142,14 @@ def test_a_planted_fault_is_found_by_its_rule(copy, card, rule, fault):
 def test_more_than_plain_lora_is_an_error_by_name(copy, card):
     config = copy / "adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "use_qalora": True}))
-    (finding,) = audit_folder(copy, card.ids, card).findings
+    (finding,) = audit_folder(copy, card.ids, card).at_least(Severity.WARN)
     assert finding.rule == "K-CFG-8" and "use_qalora" in finding.message
 
 
 def test_unreadable_files_are_one_blocking_finding(copy, card):
     path = copy / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    (finding,) = audit_folder(copy, card.ids, card).findings
+    (finding,) = audit_folder(copy, card.ids, card).at_least(Severity.WARN)
     assert (finding.rule, finding.severity) == ("F-OFF-1", Severity.BLOCK)
 
 
@@ -174,7 +173,7 @@ def add_noise(tensors):
 
 
 def test_one_noisy_layer_is_the_same_architecture_and_refused(llama_adapter, card, twin):
-    found = audit(open_adapter(llama_adapter), card.ids, change_base(twin, add_noise))
+    found = audit_folder(llama_adapter, card.ids, change_base(twin, add_noise))
     assert found.verdict is Verdict.SAME_ARCH
     with pytest.raises(AuditRefused, match="B-ID-1"):
         require("merge", "adapter", found)
@@ -183,7 +182,7 @@ def test_one_noisy_layer_is_the_same_architecture_and_refused(llama_adapter, car
 
 def test_a_float32_copy_has_the_same_values(llama_adapter, card, twin):
     now = change_base(twin, lambda tensors: {name: value.float() for name, value in tensors.items()})
-    found = audit(open_adapter(llama_adapter), card.ids, now)
+    found = audit_folder(llama_adapter, card.ids, now)
     assert found.verdict is Verdict.SAME_VALUES
     require("serve", "adapter", found)
 
@@ -191,25 +190,25 @@ def test_a_float32_copy_has_the_same_values(llama_adapter, card, twin):
 def test_another_head_count_is_refused_though_every_shape_fits(llama_adapter, card, twin):
     config = twin / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "num_attention_heads": 8, "head_dim": 16}))
-    found = audit(open_adapter(llama_adapter), card.ids, card_of(twin))
+    found = audit_folder(llama_adapter, card.ids, card_of(twin))
     assert found.verdict is Verdict.SAME_ARCH and "config.json" in found.findings[0].message
 
 
 def test_fewer_layers_are_a_different_base(llama_adapter, card, tmp_path, tokenizer_folder):
     shorter = build_checkpoint(tmp_path / "short", "llama", tokenizer_folder, num_hidden_layers=1)
-    found = audit(open_adapter(llama_adapter), card.ids, card_of(shorter))
+    found = audit_folder(llama_adapter, card.ids, card_of(shorter))
     assert found.verdict is Verdict.DIFFERENT and "B-SHP-1" in {finding.rule for finding in found.findings}
 
 
 def test_more_layers_are_noticed_even_when_nobody_recorded_the_base(llama_adapter, tmp_path, tokenizer_folder):
     longer = build_checkpoint(tmp_path / "long", "llama", tokenizer_folder, num_hidden_layers=3)
-    rules = {finding.rule for finding in audit(open_adapter(llama_adapter), None, card_of(longer)).findings}
+    rules = {finding.rule for finding in audit_folder(llama_adapter, None, card_of(longer)).at_least(Severity.WARN)}
     assert rules == {"B-ID-1", "B-SHP-4", "K-CFG-10"}
 
 
 def test_another_architecture_blocks_the_push(gpt2_adapter, card):
     with pytest.raises(AuditRefused):
-        require("push", "adapter", audit(open_adapter(gpt2_adapter), None, card))
+        require("push", "adapter", audit_folder(gpt2_adapter, None, card))
 
 
 def test_tokenizer_and_template_are_compared(llama_adapter, card, twin):
@@ -217,7 +216,7 @@ def test_tokenizer_and_template_are_compared(llama_adapter, card, twin):
     vocabulary = json.loads((twin / "tokenizer.json").read_text())
     vocabulary["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     (twin / "tokenizer.json").write_text(json.dumps(vocabulary))
-    rules = [finding.rule for finding in audit(open_adapter(llama_adapter), card.ids, card_of(twin)).findings]
+    rules = [finding.rule for finding in audit_folder(llama_adapter, card.ids, card_of(twin)).at_least(Severity.WARN)]
     assert rules == ["T-TOK-1", "T-TPL-1"]
 
 

@@ -6,7 +6,9 @@ from xml.etree import ElementTree
 import pytest
 
 from adreg.cli.heatmap import LINES, heatmap_lines
-from adreg.cli.spectraplot import heatmap_svg, write_plot
+from adreg.cli.picture import Box, Curve, Words
+from adreg.cli.picture_svg import svg
+from adreg.cli.spectraplot import heatmap, write_plot
 from adreg.errors import UsageError
 from adreg.formats.adapters.adapter import open_adapter
 from adreg.formats.adapters.layergrid import grid_of, scale_of
@@ -55,7 +57,7 @@ def test_the_scale_is_linear_from_zero_or_logarithmic_over_decades():
 
 
 def test_the_svg_says_the_norm_of_every_module(spectra):
-    root = ElementTree.fromstring(heatmap_svg("voice:3", spectra))
+    root = ElementTree.fromstring(svg(heatmap("voice:3", spectra)))
     hints = [hint.text or "" for rect in root.iter(f"{SVG}rect") for hint in rect.iter(f"{SVG}title")]
     assert len(hints) == len(spectra)
     told = {hint.partition(":")[0]: float(re.findall(r": ([\d.e+-]+),", hint)[0]) for hint in hints}
@@ -64,9 +66,35 @@ def test_the_svg_says_the_norm_of_every_module(spectra):
     assert len(lines) == len(spectra) and all(len(re.findall("L", line.get("d", ""))) == 7 for line in lines)
 
 
+def test_the_png_shows_what_the_svg_says(tmp_path, spectra):
+    from PIL import Image, ImageColor
+
+    picture = heatmap("voice:3", spectra)
+    write_plot(tmp_path / "voice.PNG", "voice:3", spectra)
+    with Image.open(tmp_path / "voice.PNG") as image:
+        assert image.format == "PNG" and image.size == (2 * picture.width, 2 * picture.height)
+        pixels = image.convert("RGB")
+    boxes = [shape for shape in picture.shapes if isinstance(shape, Box) and shape.hint]
+    for box in boxes:
+        middle = round(2 * (box.x + box.width / 2)), round(2 * (box.y + box.height / 2))
+        assert ImageColor.getrgb(str(box.colour)) == pixels.getpixel(middle)
+    assert len(boxes) == len(spectra)
+    for shape in picture.shapes:
+        if isinstance(shape, Words | Curve):
+            x, y = (shape.x, shape.y) if isinstance(shape, Words) else shape.points[0]
+            near = pixels.crop((round(2 * x) - 24, round(2 * y) - 24, round(2 * x) + 24, round(2 * y) + 24))
+            assert len(set(near.get_flattened_data())) > 1, shape
+
+
+def test_a_spectrum_of_thousands_of_values_is_drawn_with_as_many_points_as_can_be_seen():
+    long = [spectrum("layers.0.q_proj", *(2.0 ** -(place / 400) for place in range(4096)))]
+    curves = [shape for shape in heatmap("x", long).shapes if isinstance(shape, Curve) and shape.ink == "line"]
+    assert len(curves) == 1 and 100 < len(curves[0].points) < 400
+
+
 def test_the_strongest_cell_has_the_last_colour_and_a_zero_one_the_first():
     drawn = [spectrum("layers.0.q_proj", 0.0), spectrum("layers.1.q_proj", 2.0)]
-    root = ElementTree.fromstring(heatmap_svg("x", drawn))
+    root = ElementTree.fromstring(svg(heatmap("x", drawn)))
     assert [rect.get("fill") for rect in root.iter(f"{SVG}rect") if rect.find(f"{SVG}title") is not None] == [
         "#440154",
         "#fde725",
@@ -75,7 +103,7 @@ def test_the_strongest_cell_has_the_last_colour_and_a_zero_one_the_first():
 
 def test_hostile_names_stay_text():
     evil = '</text><script>alert(1)</script>\x1b[31m"&'
-    text = heatmap_svg(evil, [spectrum(f"layers.0.{evil}", 1.0), spectrum(evil, 2.0)])
+    text = svg(heatmap(evil, [spectrum(f"layers.0.{evil}", 1.0), spectrum(evil, 2.0)]))
     assert not list(ElementTree.fromstring(text).iter(f"{SVG}script")) and "\x1b" not in text
     assert not any("\x1b" in line for line in heatmap_lines([spectrum(evil, 1.0)], colour=False))
 
@@ -94,13 +122,16 @@ def test_shades_grow_with_the_norm():
     assert [line.split()[1][0] for line in lines[1:6]] == ["·", "░", "▒", "▓", "█"]
 
 
-def test_a_file_is_svg_or_refused_by_name(tmp_path, spectra):
+def test_a_file_is_svg_or_png_by_its_name_or_refused(tmp_path, spectra):
     write_plot(tmp_path / "a.svg", "a", spectra)
     assert ElementTree.parse(tmp_path / "a.svg").getroot().tag == f"{SVG}svg"
-    for name in ("a.png", "a"):
-        with pytest.raises(UsageError, match="draws SVG"):
+    for name in ("a.pdf", "a"):
+        with pytest.raises(UsageError, match="draws SVG and PNG"):
             write_plot(tmp_path / name, "a", spectra)
-    with pytest.raises(UsageError, match="no low-rank updates"):
-        heatmap_svg("a", [])
+    with pytest.raises(UsageError, match="no updates of weights"):
+        write_plot(tmp_path / "b.png", "a", [])
+    crowd = [spectrum(f"model.layers.0.kind{number}", 1.0) for number in range(2500)]
+    with pytest.raises(UsageError, match="too many for a PNG"):
+        write_plot(tmp_path / "b.png", "a", crowd)
     assert [path.name for path in tmp_path.iterdir()] == ["a.svg"]
-    assert heatmap_lines([], colour=False) == ["no low-rank updates to draw"]
+    assert heatmap_lines([], colour=False) == ["no updates of weights to draw"]

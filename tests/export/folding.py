@@ -66,6 +66,7 @@ def _other(config: str, base: str = "llama", bits: bool = True, **settings: Any)
 
 CASES = {
     "linear": _lora("llama"),
+    "linear-tied": _lora("tied"),
     "conv1d": _lora("gpt2"),
     "rslora": _lora("llama", use_rslora=True),
     "rslora-conv1d": _lora("gpt2", use_rslora=True),

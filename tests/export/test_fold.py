@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -75,6 +76,19 @@ def test_a_tied_base_whose_two_sides_are_adapted_alike_stays_tied(fold_bases, tm
     checkpoint, folds = fold(fold_bases["tied"], adapter)
     assert folds["model.embed_tokens.weight"].adapted and not unties(checkpoint, folds)
     assert folds.keys() == checkpoint.keys() and config_changes(checkpoint, folds) == {}
+
+
+def test_a_tied_base_whose_files_hold_the_head_too_is_still_tied(fold_bases, fold_adapters, tmp_path):
+    copied = shutil.copytree(fold_bases["tied"], tmp_path / "copied")
+    tensors = load_file(copied / "model.safetensors")
+    save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"] + 1}, copied / "model.safetensors")
+    base, folds = fold(copied, fold_adapters("linear-tied"))
+    assert not unties(base, folds) and not folds["lm_head.weight"].adapted
+    for name, gone in (("tokens-tied", True), ("saved-tied-alike", True), ("saved-tied-table", False)):
+        base, folds = fold(copied, fold_adapters(name))
+        assert unties(base, folds) is not gone and ("lm_head.weight" in folds) is not gone
+    _, plain = fold(fold_bases["tied"], fold_adapters("saved-tied-table"))
+    assert np.array_equal(whole(folds["lm_head.weight"]), whole(plain["lm_head.weight"]))
 
 
 @pytest.mark.parametrize("name", CASES)

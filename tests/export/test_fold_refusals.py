@@ -133,6 +133,14 @@ def test_adapters_that_add_are_summed_before_one_rounding(fold_bases, fold_adapt
         np.testing.assert_allclose(whole(together[name]), exact, rtol=0, atol=1e-5 * max(1, np.abs(exact).max()))
 
 
+def test_tables_that_were_saved_unasked_are_taken(altered):
+    for name, settings in (("saved-tables", None), ("saved-tied-alike", "lm_head.weight"), ("saved-tied-alike", None)):
+        base, expected = altered(name)
+        _, folds = altered(name, {"modules_to_save": None}, without(settings) if settings else None)
+        assert folds.keys() == expected.keys() == base.keys()
+        assert all(np.array_equal(whole(folds[name]), whole(expected[name])) for name in base)
+
+
 def test_a_vocabulary_that_has_grown_on_both_sides_is_taken(altered):
     def grow(tensors):
         return {n: t.repeat(2, 1)[:104] if t.shape[0] == 96 else t for n, t in tensors.items()}

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 from adreg.errors import FormatError, UnsupportedError
-from adreg.export.fold.folded import Folded
 from adreg.export.gguf.bytelevel import token_table
-from adreg.export.gguf.llama import LLAMA
 from adreg.export.gguf.pretokenizer import pre_tokenizer
 from adreg.export.gguf.tokenizer import write_tokenizer
 from adreg.export.gguf.types import encode
@@ -42,7 +40,6 @@ DEEPSEEK_V3 = (
     "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
     "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
 )
-YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 128}
 BYTES: dict[str, Any] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 
 
@@ -107,29 +104,6 @@ def test_ids_get_their_texts_and_types_up_to_the_rows_of_the_embedding_table(tin
     assert types[49152:] == [UNUSED, USER_DEFINED, CONTROL, UNUSED]
     with pytest.raises(FormatError, match="49154 rows"):
         token_table(base, definition, 49154)
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"hidden_act": "gelu"},
-        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}},
-        {"rope_parameters": YARN | {"truncate": False}},
-        {"rope_parameters": YARN | {"attention_factor": 1.0}},
-        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
-        {"num_hidden_layers": 1},
-        {"num_hidden_layers": 3},
-        {"tie_word_embeddings": False},
-    ],
-    ids=["activation", "rope", "yarn-truncate", "yarn-attention", "partial", "fewer-layers", "more-layers", "no-head"],
-)
-def test_a_llama_that_the_format_cannot_express_is_refused(config, tiny_llama, tmp_path):
-    folder = shutil.copytree(tiny_llama, tmp_path / "base")
-    settings = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(settings | config))
-    base = open_checkpoint(folder)
-    with pytest.raises((UnsupportedError, FormatError)):
-        list(LLAMA.tensors(base, {name: Folded(name, view, view.dtype) for name, view in base.items()}))
 
 
 def test_f16_refuses_what_it_would_turn_into_infinity(tmp_path):

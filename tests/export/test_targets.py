@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from adreg.errors import FormatError, UnsupportedError, UsageError
 from adreg.export.plan import plan_merge
 from tests.builders import build_adapter, build_checkpoint
-from tests.export.merging import request, source
+from tests.export.folding import UNTYING, build_case, load_model, peft_model
+from tests.export.merging import merge, request, source
 
 SAVES_EMBEDDINGS = pytest.mark.filterwarnings("ignore:(Setting `save_embedding_layers`|Model has `tie_word_embeddings=True`)")
 
@@ -81,6 +82,20 @@ def test_settings_that_cannot_be_meant_are_refused(tiny_llama, llama_adapter, fo
     with pytest.raises(UnsupportedError, match="MixtralForCausalLM") as refused:
         plan_merge(request(fold_bases["mixtral"], fold_adapters("experts-mixtral"), output=out))
     assert "--to safetensors" in refused.value.instead
+
+
+@pytest.mark.parametrize("name", ["both", "wte"])
+def test_a_merged_checkpoint_of_a_tied_base_loads_with_the_head_of_its_own(name, fold_bases, tmp_path):
+    import torch
+
+    case = UNTYING[name]
+    base, adapter = fold_bases[case.base], build_case(case, fold_bases[case.base], tmp_path / "adapter")
+    merge(base, adapter, output=tmp_path / "out", target="safetensors")
+    ids = torch.arange(96)[None, ::3]
+    with torch.inference_mode():
+        merged = load_model(tmp_path / "out", dtype="float32").eval()(ids).logits
+        expected = peft_model(base, adapter, dtype="float32").eval()(ids).logits
+    assert float((merged - expected).abs().max() / expected.abs().max()) < 0.01
 
 
 def test_a_plan_says_what_will_be_written_and_needs_no_torch(tiny_llama, llama_adapter, tmp_path):

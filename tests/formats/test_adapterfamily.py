@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from adreg.audit.findings import Severity
-from adreg.audit.run import audit_folder
 from adreg.formats.adapters.family import Feature, recognise
 from adreg.formats.adapters.familykeys import Kind, Style
 from adreg.formats.adapters.inspection import inspect_folder
 from adreg.formats.safetensors import TensorView
+from tests.audit.judging import audit_folder
 
 Q: dict[str, Any] = {"target_modules": ["q_proj"]}
 LORA = {**Q, "r": 2}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from adreg.formats.dtypes import all_finite, any_nonzero, from_float32, to_bfloat16, to_float32
+from adreg.formats.dtypes import all_finite, any_nonzero, from_float32, largest_magnitude, to_bfloat16, to_float32
 
 
 def test_every_bfloat16_and_float16_pattern_reads_as_torch_reads_it():
@@ -29,16 +29,18 @@ def test_float16_bytes_round_trip():
 
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])
-def test_finite_and_nonzero_agree_with_numpy_for_every_16_bit_pattern(dtype):
+def test_finite_nonzero_and_largest_agree_with_numpy_for_every_16_bit_pattern(dtype):
     for bits in range(1 << 16):
         raw = memoryview(bits.to_bytes(2, "little"))
         value = to_float32(raw, dtype)
         assert all_finite(raw, dtype) == np.isfinite(value).all()
         assert any_nonzero(raw, dtype) == (value != 0).any()
+        assert np.array_equal(largest_magnitude(raw, dtype), np.abs(value[0]), equal_nan=True)
 
 
-def test_finite_and_nonzero_of_float32():
+def test_finite_nonzero_and_largest_of_float32():
     for value in (0.0, -0.0, 1e-45, 3e38, np.inf, -np.inf, np.nan):
         raw = memoryview(np.array([0.0, value], dtype="<f4").tobytes())
         assert all_finite(raw, "F32") == np.isfinite(value)
         assert any_nonzero(raw, "F32") == (value != 0)
+        assert np.array_equal(largest_magnitude(raw, "F32"), np.abs(np.float32(value)), equal_nan=True)

@@ -16,7 +16,7 @@ import pytest
 
 from adreg.errors import AdregError, ConflictError, FormatError, IntegrityError, NotFoundError
 from adreg.registry.store.database import transaction
-from adreg.registry.store.leases import lease
+from adreg.registry.store.leases import Lease
 from adreg.registry.upkeep.backup import backup
 from adreg.registry.upkeep.fsck import fsck
 from adreg.registry.upkeep.gc import run_gc
@@ -95,7 +95,7 @@ def test_a_registry_in_use_is_refused_and_a_replaced_one_is_kept_aside(pushed, s
     later = contents(pushed)
     with pytest.raises(ConflictError, match="not empty"):
         restore_backup(saved, pushed)
-    with opened(pushed) as registry, lease(registry.db, "push"), pytest.raises(ConflictError, match="in use"):
+    with opened(pushed) as registry, Lease(registry.db, "push"), pytest.raises(ConflictError, match="in use"):
         restore_backup(saved, pushed, replace=True)
     restored = restore_backup(saved, pushed, replace=True)
     assert restored.aside is not None and restored.aside.name.startswith(f"{pushed.name}.before-restore-")

@@ -111,7 +111,7 @@ def test_an_adapter_on_a_copy_of_its_base_is_warned_of_and_merges_only_when_that
     registry.adapters.push(plan_push(llama_adapter), "voice", None, registry.bases.get(trained))
     version = registry.adapters.resolve(parse_reference("voice"))
     report = registry.adapters.audit(version, registry.bases.get(at_hand).card)
-    assert report.verdict is Verdict.QUANT_OF and report.worst is Severity.WARN
+    assert report.verdict is Verdict.QUANT_OF and not report.at_least(Severity.ERR)
     assert [finding.rule for finding in report.at_least(Severity.WARN)] == ["B-QNT-1"]
     for operation in ("push", "serve"):
         require(operation, "voice:1", report)
@@ -152,6 +152,20 @@ def test_a_gguf_base_is_verified_but_not_merged_into(registry, original, gguf, t
     (tmp_path / "copy.gguf").write_bytes(raw)
     with pytest.raises(IntegrityError, match="differs"):
         registry.bases.verify("q8")
+
+
+def test_a_base_whose_relations_cannot_be_judged_is_not_added(registry, original, gguf):
+    registry.bases.add(str(original), "original")
+    (digest,) = registry.db.execute("select sketch from base").fetchone()
+    kept = registry.blobs.path(digest).read_bytes()
+    registry.blobs.remove(digest)
+    with pytest.raises(IntegrityError, match="is missing"):
+        registry.bases.add(str(gguf), "q8")
+    assert [base.name for base in registry.bases.all()] == ["original"]
+    assert registry.db.execute("select count(*) from lease").fetchone() == (0,)
+    registry.blobs.path(digest).write_bytes(kept)
+    registry.bases.add(str(gguf), "q8")
+    assert relatives(registry, "q8") == {("original", "QUANT-OF", True)}
 
 
 def test_the_sketch_is_a_blob_that_a_clean_up_keeps(registry, original):

@@ -15,7 +15,7 @@ from adreg.errors import AdregError, ConflictError, IntegrityError
 from adreg.references import parse_reference
 from adreg.registry.push import plan_push
 from adreg.registry.store.database import transaction
-from adreg.registry.store.leases import lease
+from adreg.registry.store.leases import Lease
 from adreg.registry.upkeep.fsck import fsck
 from adreg.registry.upkeep.gc import run_gc
 from adreg.registry.upkeep.gcplan import GcPolicy, plan_gc
@@ -123,10 +123,10 @@ def test_a_living_lease_guards_what_was_stored_since_and_a_dead_one_does_not(pus
     path = orphan(pushed, days=0)
     os.utime(path)
     with opened(pushed) as registry, opened(pushed) as other:
-        with lease(other.db, "push"):
+        with Lease(other.db, "push"):
             os.utime(path)
             assert run_gc(registry, plan_gc(registry, GcPolicy(grace=0, purge_after=DAY * 1e4))).trashed == 0
-        with lease(other.db, "backup", since=0.0):
+        with Lease(other.db, "backup", since=0.0):
             os.utime(path, (1, 1))
             assert run_gc(registry, plan_gc(registry, GcPolicy(grace=0, purge_after=DAY * 1e4))).trashed == 0
         with transaction(other.db):

@@ -337,7 +337,7 @@ def test_a_damaged_store_is_an_error_without_paths(registry, client, tmp_path):
 def test_no_error_tells_where_the_server_keeps_its_things():
     for error in (
         ConflictError("/home/me/reg/adreg.db is locked by another process"), StorageError("/home/me/reg", "disk full"),
-        FormatError("/home/me/reg/blobs/sha256/ab/abcd", "is no adapter"),
+        FormatError("/home/me/reg/blobs/sha256/ab/abcd", "is no adapter", "F-HDR-1"),
         IntegrityError("blob x is missing from /home/me/reg"),
         NotFoundError("version", "team/voice:3"), OSError("/home/me/reg"),
     ):  # fmt: skip

@@ -7,7 +7,7 @@ from adreg.references import check_tag, parse_reference
 from adreg.registry.manifest import Manifest
 from adreg.registry.push import plan_push
 from adreg.registry.registry import Registry
-from adreg.registry.store.leases import lease
+from adreg.registry.store.leases import Lease
 from adreg.registry.versions import Wanted
 from adreg.settings import Settings
 from tests.registry.small import small_adapter
@@ -104,7 +104,7 @@ def test_what_travels_keeps_notes_tags_and_that_it_was_yanked(voice, tmp_path):
     sent = voice.adapters.manifest(voice.adapters.resolve(reference, yanked=True))
     assert Manifest.from_json(sent.as_json(), "here") == replace(sent, created_at=sent.created_at)
     there = Registry(Settings(tmp_path / "there"))
-    with lease(there.db, "pull") as held:
+    with Lease(there.db, "pull") as held:
         for file in sent.files.values():
             there.blobs.put(voice.blobs.path(file.digest))
         received = there.adapters.receive(sent, None, "here", held).version

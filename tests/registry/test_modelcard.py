@@ -150,6 +150,8 @@ def test_merging_replaces_our_part_and_keeps_theirs():
         f"---\n- a list\n---\n{BEGIN}\n{END}\n".encode(),
         f"---\na: [\n---\n{BEGIN}\n{END}\n".encode(),
         f"---\na: !!python/object/apply:os.system [id]\n---\n{BEGIN}\n{END}\n".encode(),
+        f"---\na: 2024-13-45\n---\n{BEGIN}\n{END}\n".encode(),
+        f"---\na: !!timestamp x\n---\n{BEGIN}\n{END}\n".encode(),
         f"{BEGIN}{BEGIN}{END}".encode(),
         f"{END}{BEGIN}".encode(),
         f"\xff{BEGIN}{END}".encode("latin-1"),

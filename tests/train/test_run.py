@@ -100,7 +100,7 @@ def test_the_adapter_is_plain_and_loads_in_peft_with_the_loss_that_was_recorded(
     config, result = trained
     adapter = open_adapter(result.folder)
     assert len(adapter.modules) == 14 and not adapter.foreign and not adapter.features
-    assert adapter.config.base_name == "org/tiny"
+    assert adapter.config.raw["base_model_name_or_path"] == "org/tiny"
     assert adapter.parameters == result.record.trainable
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32), result.folder)
     losses = [plain_loss(model, example) for example in prepared(tiny_llama, config).held_out]

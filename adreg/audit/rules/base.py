@@ -21,7 +21,8 @@ TUNED = re.compile(r"-(instruct|it|chat)(?=-|$)")
     Cost.BASE,
     why=SILENT_LOAD,
     fix="give the base it was trained on, or train it again on this one",
-    varies="info for the same values in other files, warn where nobody recorded the base, block for another architecture",
+    varies="info for the same values in other files, block for another architecture; warn where nobody recorded the base, and "
+    "yet merge, export and serve need `--allow B-ID-1`",
 )
 def base_identity(subject: Subject) -> Iterator[Seen]:
     found, name = subject.verdict, subject.card.name
@@ -34,7 +35,7 @@ def base_identity(subject: Subject) -> Iterator[Seen]:
         message, why = f"{name} is another architecture than its base", "its updates belong to other weights"
         yield Seen(message, name, seen=found.value, expected=Verdict.EXACT.value, severity=Severity.BLOCK, why=why)
     elif found is Verdict.UNKNOWN:
-        why, fix = "a wrong base of the same shape loads silently", "push it with --base"
+        why, fix = "a wrong base of the same shape loads silently", "push it with --base, or --allow B-ID-1"
         yield Seen("nobody recorded which base it was trained on", name, severity=Severity.WARN, why=why, fix=fix)
 
 

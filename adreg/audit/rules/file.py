@@ -10,11 +10,13 @@ from adreg.audit.rules.broken import format_rule, problems_of
 from adreg.audit.rules.keys import is_shard
 from adreg.audit.subject import Subject
 from adreg.formats.adapters.adapter import WEIGHTS
+from adreg.formats.adapters.familykeys import Kind
 from adreg.formats.dtypes import FLOATS
+from adreg.formats.safetensors import TensorView
 
 LARGE_FILE = 8_000_000_000
+SPARE, HEADER_ROOM, ENTRY_ROOM = 1.2, 65_536, 128
 
-f_gen_1 = format_rule("F-GEN-1", "a file that breaks its format in a way that has no rule of its own")
 f_hdr_1 = format_rule("F-HDR-1", "a header that is longer than its file or than 25 MB")
 f_hdr_2 = format_rule(
     "F-HDR-2",
@@ -39,7 +41,6 @@ f_nam_1 = format_rule(
     "tensor names that are empty, too long, or hold path or invisible characters",
     why="such a name shows as another one, or leads out of a folder where tensors become files",
 )
-f_mut_1 = format_rule("F-MUT-1", "a file that changed while it was being read", fix="wait until it is written, and try again")
 
 
 @rule(
@@ -60,16 +61,43 @@ def shards(subject: Subject) -> Iterator[Seen]:
 
 @rule(
     "F-SIZ-1",
-    "a weights file larger than an adapter is",
+    "a weights file larger than an adapter is, or than its rank and shapes make it",
     Severity.WARN,
     Cost.HEADER,
-    why="a low-rank update is a small part of its base; what is as large as a base may be one",
-    fix="check what modules_to_save and the rank take in",
+    why="a low-rank update is a small part of its base; what is larger carries something else as well",
+    fix="check what modules_to_save, the rank and the file's own metadata take in",
 )
 def large_file(subject: Subject) -> Iterator[Seen]:
     size = next((entry.size for entry in subject.inspection.listing if entry.name == WEIGHTS), 0)
+    implied = implied_size(subject)
     if size > LARGE_FILE:
         yield Seen(f"its weights take {size / 1e9:.1f} GB", WEIGHTS, seen=size, expected=f"{LARGE_FILE} at most")
+    elif implied and size > SPARE * implied + HEADER_ROOM:
+        message = f"its weights take {size:,} bytes; its rank and shapes make them about {implied:,}"
+        yield Seen(message, WEIGHTS, seen=size, expected=f"about {implied}")
+
+
+def implied_size(subject: Subject) -> int:
+    """Bytes of the tensors that its configuration asks for, and of their names. Of a LoRA half with more than the declared
+    rank only that much counts; base tensors and what is no adapter parameter do not."""
+    family, rank = subject.family, _declared_rank(subject)
+    parts = [part for parts in (*family.modules.values(), *family.sides.values()) for part in parts.items()]
+    counted = [(name, view) for name, view in (*parts, *family.saved.items(), *family.shared.items()) if name != "base_copy"]
+    return sum(int(view.nbytes * _share(name, view, rank)) + len(view.name) + ENTRY_ROOM for name, view in counted)
+
+
+def _share(part: str, view: TensorView, rank: int | None) -> float:
+    """How much of a part the declared rank accounts for."""
+    axis = {"A": 0, "B": 1}.get(part)
+    if rank is None or axis is None or len(view.shape) != 2 or not view.shape[axis]:
+        return 1.0
+    return min(1.0, rank / view.shape[axis])
+
+
+def _declared_rank(subject: Subject) -> int | None:
+    """The highest rank that the configuration names; None where the tensors' own rank may be another."""
+    plain = subject.family.kind is Kind.LORA and not subject.raw.get("target_parameters")
+    return max(subject.family.declared_ranks, default=None) if plain else None
 
 
 @rule(

@@ -201,19 +201,6 @@ def no_pre_tokenizer(subject: GgufSubject) -> Iterator[Seen]:
         yield Seen("names no pre-tokenizer", "tokenizer.ggml.pre")
 
 
-@rule(
-    "G-TPL-1",
-    "a model without a chat template",
-    Severity.INFO,
-    Cost.HEADER,
-    why="engines take a template of their own, which the model may never have seen",
-    fix="convert it again beside its chat template, where it is a chat model",
-)
-def no_template(subject: GgufSubject) -> Iterator[Seen]:
-    if tokens_of(subject) and not subject.text("tokenizer.chat_template").strip():
-        yield Seen("has no chat template", "tokenizer.chat_template")
-
-
 def number(value: object) -> float | None:
     """`value` as a finite number, or None."""
     usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

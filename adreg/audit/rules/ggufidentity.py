@@ -50,11 +50,17 @@ def own_tokenizer(subject: GgufSubject) -> Iterator[Seen]:
     varies="warn where the file carries no adapter that could have brought one",
 )
 def own_template(subject: GgufSubject) -> Iterator[Seen]:
-    carried = subject.text("adreg.base.tpl_id")
-    found = subject.tokenizer.tpl_id if carried and subject.is_model else carried
-    if found != carried:
+    expected = template_of_base(subject) or subject.text("adreg.base.tpl_id")
+    found = subject.tokenizer.tpl_id if expected and subject.is_model else expected
+    if found != expected:
         severity = Severity.INFO if carried_adapters(subject) else Severity.WARN
-        yield Seen("has another chat template than its base", "tokenizer.chat_template", found or "none", carried, severity)
+        yield Seen("has another chat template than its base", "tokenizer.chat_template", found or "none", expected, severity)
+
+
+def template_of_base(subject: GgufSubject) -> str:
+    """The id of the registered base's chat template, where the file carries that base's id; else empty."""
+    base = subject.facts.base if subject.facts else None
+    return (base.ids.tpl_id if base else None) or ""
 
 
 @rule(

@@ -72,46 +72,6 @@ def adapter_name_in_keys(subject: Subject) -> Iterator[Seen]:
 
 
 @rule(
-    "K-KEY-4",
-    "a target without tensors, or tensors without a target",
-    Severity.ERR,
-    Cost.HEADER,
-    why="a target without tensors starts untrained, and tensors without a target are ignored, both without a word",
-    fix="use the adapter_config.json that was saved with these tensors",
-)
-def targets_and_tensors(subject: Subject) -> Iterator[Seen]:
-    targets = subject.raw.get("target_modules")
-    family = subject.family
-    if not (family.modules or family.sides) or not isinstance(targets, list) or subject.problems("K-CFG-1"):
-        return
-    names = [str(target) for target in targets]
-    ends = {end for name in [*family.modules, *family.sides] for end in endings(name)}
-    for target in names:
-        if target != "all-linear" and target not in ends:
-            yield Seen(f"target_modules names {target!r}, and no tensor belongs to it", target)
-    missed = [name for name in family.modules if not _is_targeted(subject, name, set(names))]
-    if missed:
-        message = f"{len(missed)} modules have tensors that target_modules does not ask for"
-        yield Seen(message, missed[0], seen=len(missed), expected=0)
-
-
-def endings(module: str) -> Iterator[str]:
-    """`module` and what remains of it behind each dot."""
-    parts = module.split(".")
-    yield from (".".join(parts[start:]) for start in range(len(parts)))
-
-
-def _is_targeted(subject: Subject, module: str, targets: set[str]) -> bool:
-    parameters = subject.raw.get("target_parameters")
-    if "all-linear" in targets or parameters or Style.PEFT not in subject.family.styles:
-        return True
-    chosen = subject.raw.get("layers_to_transform")
-    layers = chosen if isinstance(chosen, list) else [] if chosen is None else [chosen]
-    found = [int(part) for part in module.split(".") if part.isdecimal() and len(part) < 6]
-    return any(end in targets for end in endings(module)) and (not layers or not found or found[0] in layers)
-
-
-@rule(
     "K-KEY-5",
     "tensor names in another tool's spelling",
     Severity.ERR,

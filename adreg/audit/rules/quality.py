@@ -13,7 +13,7 @@ from adreg.audit.subject import Subject
 from adreg.formats.adapters.family import Parts
 from adreg.formats.adapters.familykeys import Kind
 from adreg.formats.adapters.layers import place_of
-from adreg.formats.dtypes import FLOATS, all_finite, any_nonzero, largest_magnitude
+from adreg.formats.dtypes import FLOATS
 from adreg.formats.safetensors import TensorView
 
 SOME_DEAD = 0.05
@@ -33,10 +33,9 @@ PRODUCT = frozenset({
     fix="take an earlier checkpoint of the training",
 )
 def not_finite(subject: Subject) -> Iterator[Seen]:
-    for name, view in subject.tensors.items():
-        if view.dtype in FLOATS and not all_finite(view.data, view.dtype):
+    for name, largest in subject.magnitudes.items():
+        if not math.isfinite(largest):
             yield Seen("holds NaN or infinity", name)
-        view.release()
 
 
 @rule(
@@ -76,14 +75,15 @@ def dead_modules(subject: Subject) -> tuple[list[tuple[str, str]], int]:
     """The modules whose update is zero, each with what makes it so, and of how many."""
     whole = {name: parts for name, parts in subject.family.modules.items() if name not in subject.family.incomplete}
     judged = {name: parts for name, parts in whole.items() if all(view.dtype in FLOATS for view in parts.values())}
-    found = ((name, _zero_part(subject.family.kind, parts)) for name, parts in judged.items())
+    found = ((name, _zero_part(subject, parts)) for name, parts in judged.items())
     return [(name, part) for name, part in found if part], len(judged)
 
 
-def _zero_part(kind: Kind, parts: Parts) -> str:
+def _zero_part(subject: Subject, parts: Parts) -> str:
     """The part that makes the module's update zero, or an empty string. DoRA's magnitude is not looked at."""
     for part, view in sorted(parts.items()):
-        if (part in PRODUCT or (part == "R" and kind is Kind.OFT)) and not any_nonzero(view.data, view.dtype):
+        factor = part in PRODUCT or (part == "R" and subject.family.kind is Kind.OFT)
+        if factor and subject.magnitudes[view.name] == 0:
             return f"{part} is zero"
         if part == "l" and bool((view.float32() == 1).all()):
             return "l is one"
@@ -111,14 +111,12 @@ def _depths(dead: list[tuple[str, str]]) -> str:
 def beyond_f16(subject: Subject) -> Iterator[Seen]:
     too_large: list[tuple[str, float]] = []
     too_small: list[tuple[str, float]] = []
-    for name, view in subject.tensors.items():
-        if view.dtype in ("F32", "BF16") and view.count and name not in subject.family.foreign:
-            largest = largest_magnitude(view.data, view.dtype)
+    for name, largest in subject.magnitudes.items():
+        if subject.tensors[name].dtype != "F16" and name not in subject.family.foreign:
             if F16_LARGEST < largest < math.inf:
                 too_large.append((name, largest))
             elif 0 < largest < F16_COARSE:
                 too_small.append((name, largest))
-            view.release()
     for what, limit, found in (("above", F16_LARGEST, too_large), ("all below", F16_COARSE, too_small)):
         if found:
             name, value = found[0]

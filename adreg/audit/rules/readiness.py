@@ -14,7 +14,6 @@ from adreg.audit.targets import CLASSIFIER_HEADS, ENGINES, MERGE, ONLY_PEFT, PEF
 from adreg.formats.adapters.family import EMBEDDINGS, OUTPUT_HEADS, Feature
 from adreg.formats.adapters.familykeys import Kind
 
-IN_VLLM = "embed_tokens"
 OTHER_ANSWERS = "the engine refuses it, or answers without what it does not know"
 
 
@@ -91,11 +90,9 @@ def rank_not_taken(subject: Subject) -> Iterator[Seen]:
 
 def highest_rank(subject: Subject) -> int:
     """The highest rank that the configuration names or a LoRA pair has."""
-    pattern = subject.raw.get("rank_pattern")
-    named = [subject.raw.get("r"), *(pattern.values() if isinstance(pattern, dict) else ())]
     halves = [parts.get("A", parts.get("embedding_A")) for parts in subject.family.modules.values()]
     ranks = [half.shape[0] for half in halves if half is not None and half.shape]
-    return max([rank for rank in named if type(rank) is int] + ranks, default=0)
+    return max([*subject.family.declared_ranks, *ranks], default=0)
 
 
 @rule(
@@ -174,19 +171,3 @@ def tied_tensor(subject: Subject) -> Iterator[Seen]:
 def ollama_takes_no_adapter(subject: Subject) -> Iterator[Seen]:
     if subject.target == "ollama" and subject.family.kind in ENGINES["ollama"].kinds:
         yield Seen("Ollama takes merged models; adapters only before 0.34.1", "ADAPTER", seen="an adapter", expected="a model")
-
-
-@rule(
-    "X-VLLM-1",
-    "an adapted embedding that vLLM has no LoRA layer for",
-    Severity.ERR,
-    Cost.HEADER,
-    why="of embeddings vLLM wraps embed_tokens only, and refuses an adapter with another (lora_model.py; read, not run)",
-    fix=PEFT_MERGE,
-)
-def no_such_layer_in_vllm(subject: Subject) -> Iterator[Seen]:
-    if subject.target != "vllm" or subject.family.kind is not Kind.LORA:
-        return
-    for name, parts in subject.family.modules.items():
-        if "embedding_A" in parts and name.rpartition(".")[2] != IN_VLLM:
-            yield Seen(f"adapts the embedding {name!r}", name, seen=name, expected=IN_VLLM)

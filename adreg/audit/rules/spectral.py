@@ -21,8 +21,6 @@ PEERS, OUTLIER_MADS, OUTLIER_RATIO = 5, 8.0, 10.0
 MAD_TO_DEVIATION = 1.4826
 COLLAPSED_RANK, COLLAPSED_SHARE = 1.5, 0.5
 USED_SHARE, OVERSIZED, SMALL_RANK = 0.99, 4, 8
-UNEVEN = 2.0
-FEW_LAYERS, CONCENTRATED, RANK_ONE = 0.1, 0.9, 0.95
 INTRUDERS, FOREIGN_COSINE, LARGEST_SIDE = 10, 0.5, 2048
 
 
@@ -138,58 +136,6 @@ def oversized(subject: Subject) -> Iterator[Seen]:
         most = max(used, key=lambda module: used[module])
         message = f"rank {rank}, and {used[most]} directions hold {USED_SHARE:.0%} of every update"
         yield Seen(message, most, seen=rank, expected=used[most])
-
-
-@rule(
-    "Q-STD-1",
-    "updates of very uneven strength",
-    Severity.INFO,
-    Cost.SPECTRA,
-    why="the one statistic of weights alone that set backdoored adapters apart in a study (arXiv 2605.30189)",
-    fix="try its behaviour on prompts that matter to you",
-    needs_corpus=True,
-)
-def uneven(subject: Subject) -> Iterator[Seen]:
-    from statistics import fmean, pstdev
-
-    sizes = [spectrum.norm / math.sqrt(math.prod(spectrum.shape)) for spectrum in subject.spectra]
-    if len(sizes) < PEERS or not fmean(sizes):
-        return
-    spread = pstdev(sizes) / fmean(sizes)
-    if spread > UNEVEN:
-        yield Seen("the strength of its updates varies much", seen=f"{spread:.2f} of the mean", expected=f"under {UNEVEN}")
-
-
-@rule(
-    "Q-KRT-1",
-    "nearly all of the change in a few layers and one direction each",
-    Severity.INFO,
-    Cost.SPECTRA,
-    why="a trigger that was trained in looks like this; so does a small edit of one fact",
-    fix="try its behaviour on prompts that matter to you",
-    needs_corpus=True,
-)
-def concentrated(subject: Subject) -> Iterator[Seen]:
-    energies: dict[tuple[str, int], list[Spectrum]] = {}
-    for spectrum in subject.spectra:
-        place = place_of(spectrum.module)
-        if place.layer >= 0:
-            energies.setdefault((place.stack, place.layer), []).append(spectrum)
-    total = sum(_energy(spectra) for spectra in energies.values())
-    if len(energies) < PEERS or not total:
-        return
-    strongest = sorted(energies.values(), key=_energy, reverse=True)[: math.ceil(FEW_LAYERS * len(energies))]
-    held = sum(map(_energy, strongest))
-    leading = sum(spectrum.largest**2 for spectra in strongest for spectrum in spectra)
-    several = all(len(spectrum.values) > 1 for spectra in strongest for spectrum in spectra)
-    if several and held >= CONCENTRATED * total and leading >= RANK_ONE * held:
-        seen = f"{held / total:.0%} in {len(strongest)} of {len(energies)} layers"
-        where = max(strongest[0], key=lambda spectrum: spectrum.norm).module
-        yield Seen("its change is nearly one direction in few layers", where, seen=seen, expected=f"under {CONCENTRATED:.0%}")
-
-
-def _energy(spectra: Sequence[Spectrum]) -> float:
-    return math.fsum(spectrum.norm**2 for spectrum in spectra)
 
 
 @rule(

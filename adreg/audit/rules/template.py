@@ -8,11 +8,16 @@ from collections.abc import Iterator
 from adreg.audit.findings import Severity
 from adreg.audit.rule import Cost, Seen, rule
 from adreg.audit.subject import Subject
-from adreg.formats.text.templates import RENDERED
+from adreg.formats.text.templates import RENDERED, TemplateFacts
 
 OWN = "chat_template"
 LARGE, LONG, UNBROKEN = 20_000, 4_000, 200
 PLAIN = 2  # the first golden conversations are one question, which every template must render
+MORE_THAN_LAYOUT = "a chat template that does more than lay out messages"
+POISON = "templates run with every prompt: a poisoned one can change the answers to some words only, which no test shows"
+SAFE_CHOICE = "read the template; the base's is the safe choice"
+UNRENDERABLE = "a chat template that cannot render a plain question"
+NO_CHAT = "no chat can be had with it"
 
 
 @rule(
@@ -55,52 +60,60 @@ def no_generation_prompt(subject: Subject) -> Iterator[Seen]:
 
 @rule(
     "T-TPL-3",
-    "a chat template that does more than lay out messages",
+    MORE_THAN_LAYOUT,
     Severity.ERR,
     Cost.TOKENIZER,
-    why="templates run with every prompt: a poisoned one can change the answers to some words only, which no test shows",
-    fix="read the template; the base's is the safe choice",
+    why=POISON,
+    fix=SAFE_CHOICE,
     varies="warn for one that is only large, and for the base's own",
 )
 def suspicious_template(subject: Subject) -> Iterator[Seen]:
-    facts, own = subject.own_tokenizer.template_facts, subject.own_tokenizer
-    if facts is None or facts.broken:
-        return
-    known = _is_known(subject)
+    facts, text = subject.own_tokenizer.template_facts, subject.own_tokenizer.template
+    if facts is not None and text is not None:
+        yield from suspicions(facts, text, OWN, _is_known(subject))
+
+
+def suspicions(facts: TemplateFacts, text: str, where: str, known: bool) -> Iterator[Seen]:
+    """What the template `text` does besides laying out messages; `known`: it is the base's own, and so only a warning."""
+    severity = Severity.WARN if known else None
     for what, found in (
         ("reaches into Python by", facts.inner),
         ("holds the address", facts.addresses),
         ("looks into messages for", facts.tests),
     ):
         if found:
-            yield Seen(f"{what} {found[0][:80]!r}", OWN, seen=found[0][:80], severity=Severity.WARN if known else None)
+            yield Seen(f"{what} {found[0][:80]!r}", where, seen=found[0][:80], severity=severity)
     if facts.longest > LONG or facts.unbroken > UNBROKEN:
         message = f"holds a text of {facts.longest} characters, {facts.unbroken} of them without a space"
-        yield Seen(message, OWN, facts.longest, f"at most {LONG}", severity=Severity.WARN if known else None)
-    if own.template is not None and len(own.template) > LARGE:
-        yield Seen("is very large", OWN, len(own.template), f"at most {LARGE}", severity=Severity.WARN)
+        yield Seen(message, where, facts.longest, f"at most {LONG}", severity=severity)
+    if len(text) > LARGE and not facts.broken:
+        yield Seen("is very large", where, len(text), f"at most {LARGE}", severity=Severity.WARN)
 
 
 @rule(
     "T-TPL-4",
-    "a chat template that cannot render a plain question",
+    UNRENDERABLE,
     Severity.ERR,
     Cost.TOKENIZER,
-    why="no chat can be had with it",
+    why=NO_CHAT,
     fix="take the base's template",
 )
 def failing_template(subject: Subject) -> Iterator[Seen]:
     facts = subject.own_tokenizer.template_facts
-    if facts is None:
-        return
+    if facts is not None:
+        yield from failures(facts, OWN)
+
+
+def failures(facts: TemplateFacts, where: str) -> Iterator[Seen]:
+    """Why a template cannot render one question."""
     plain = facts.outcomes[:PLAIN]
     failed = [outcome for outcome in plain if outcome != RENDERED]
     if facts.broken:
-        yield Seen(f"is no Jinja: {facts.broken}", OWN)
+        yield Seen(f"is no Jinja: {facts.broken}", where)
     elif failed:
-        yield Seen(f"refuses a plain question: {failed[0]}", OWN, seen=failed[0], expected=RENDERED)
+        yield Seen(f"refuses a plain question: {failed[0]}", where, seen=failed[0], expected=RENDERED)
     elif len(plain) < PLAIN:
-        yield Seen("uses up its time or memory on a plain question", OWN, seen="killed", expected=RENDERED)
+        yield Seen("uses up its time or memory on a plain question", where, seen="killed", expected=RENDERED)
 
 
 def _is_known(subject: Subject) -> bool:

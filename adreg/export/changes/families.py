@@ -52,7 +52,8 @@ def changes_of(source: Source, weights: Weights) -> Iterator[Change]:
             yield from token_changes(module)
         if "base_copy" in parts:
             check_copy(module)
-    yield from saved_changes(source, family.saved | tables, weights)
+    yield from saved_changes(source, family.saved, weights)
+    yield from saved_changes(source, tables, weights, both=len(tables) == 1)
 
 
 def _check_tensors(source: Source, tables: set[str]) -> None:
@@ -69,7 +70,7 @@ def _check_tensors(source: Source, tables: set[str]) -> None:
     if family.incomplete:
         what = "lora_A and lora_B of" if family.kind is Kind.LORA else "the tensors of"
         raise source.refusal(f"{what} {family.incomplete[0]!r} do not form a pair or a whole", "K-KEY-2")
-    if not family.modules and not family.sides and not family.saved:
+    if not family.modules and not family.sides and not family.saved and not tables:
         raise source.refusal("holds nothing that could be merged", "F-EMP-1")
 
 

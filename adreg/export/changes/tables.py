@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 
 from adreg.export.changes.change import Change
 from adreg.export.changes.source import AdaptedModule, Source
-from adreg.export.changes.weights import TABLES, Weights
+from adreg.export.changes.weights import Weights
 from adreg.export.fold.rows import RowsUpdate
 from adreg.formats.adapters.keys import PREFIX
+from adreg.formats.bases.fingerprint import EMBEDDINGS
 from adreg.formats.canonical import OUTPUT_HEAD, canonical_name
 from adreg.formats.dtypes import FLOATS
 from adreg.formats.safetensors import TensorView
@@ -26,7 +27,7 @@ def token_changes(module: AdaptedModule) -> Iterator[Change]:
     yield Change(name, source, RowsUpdate(ids, rows, source.label), both=both)
 
 
-def saved_changes(source: Source, saved: Mapping[str, TensorView], weights: Weights) -> Iterator[Change]:
+def saved_changes(source: Source, saved: Mapping[str, TensorView], weights: Weights, both: bool = False) -> Iterator[Change]:
     """Whole tensors in the place of the base's; tables may have grown."""
     for raw, view in saved.items():
         parameter = raw.removeprefix(PREFIX).replace(".base_layer.", ".")
@@ -37,7 +38,7 @@ def saved_changes(source: Source, saved: Mapping[str, TensorView], weights: Weig
         own = shape[1:] if name in (weights.table, weights.head) else shape
         if view.shape[len(view.shape) - len(own) :] != own or len(view.shape) != len(shape) or view.dtype not in FLOATS:
             raise source.refusal(f"saves {parameter!r} as {view.dtype} {view.shape}; the base has {shape}", "B-SHP-2")
-        yield Change(name, source, view=view)
+        yield Change(name, source, view=view, both=both)
 
 
 def layernorm_changes(module: AdaptedModule) -> Iterator[Change]:
@@ -49,7 +50,7 @@ def layernorm_changes(module: AdaptedModule) -> Iterator[Change]:
 
 def is_table(raw: str) -> bool:
     """Whether `raw` is an embedding table or output head, which PEFT saves unasked when the vocabulary has grown."""
-    return raw.startswith(PREFIX) and canonical_name(raw) in (*TABLES, OUTPUT_HEAD)
+    return raw.startswith(PREFIX) and canonical_name(raw) in (*EMBEDDINGS, OUTPUT_HEAD)
 
 
 def check_copy(module: AdaptedModule) -> None:

@@ -17,7 +17,7 @@ from adreg.export.combine.factors import LowRank
 from adreg.export.combine.modules import JoinedModule, join_modules
 from adreg.export.combine.settings import Combination
 from adreg.export.targets import Source
-from adreg.formats.adapters.adapter import CONFIG, WEIGHTS
+from adreg.formats.adapters.adapter import CONFIG, RECORD, WEIGHTS
 from adreg.formats.adapters.keys import PREFIX
 from adreg.formats.atomic import atomic_folder
 from adreg.formats.dtypes import Float32
@@ -26,7 +26,6 @@ from adreg.formats.strictjson import JsonObject
 from adreg.formats.text.tokenizer import FILES as TOKENIZER_FILES
 from adreg.progress import SILENT, Progress
 
-RECORD = "adreg.json"
 CARRIED = ("peft_type", "task_type", "base_model_name_or_path", "revision", "fan_in_fan_out")
 Update = tuple[JoinedModule, LowRank]
 SAME = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")

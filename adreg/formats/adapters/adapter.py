@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from adreg.errors import FormatError, NotFoundError, PickleRefused
@@ -18,6 +19,7 @@ from adreg.formats.safetensors import SafetensorsFile, TensorView, open_safetens
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
+RECORD = "adreg.json"
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class Adapter:
     unpaired: tuple[str, ...]
     foreign: tuple[str, ...]
     extras: tuple[Key, ...]
+
+    @cached_property
+    def by_name(self) -> dict[str, LoraModule]:
+        return {module.name: module for module in self.modules}
 
     @property
     def parameters(self) -> int:

@@ -16,6 +16,7 @@ from adreg.formats.adapters.namepatterns import NamePattern, check_expressions
 from adreg.formats.strictjson import JsonObject, parse_reporting, read_text
 
 Value = TypeVar("Value")
+Number = TypeVar("Number", int, float)
 INERT = {
     "task_type", "peft_type", "peft_version", "base_model_name_or_path", "revision", "inference_mode", "r", "lora_alpha",
     "lora_dropout", "target_modules", "exclude_modules", "fan_in_fan_out", "use_rslora", "layers_to_transform",
@@ -40,18 +41,6 @@ class AdapterConfig:
     alpha_pattern: dict[str, float]
     fan_in_fan_out: bool
     features: tuple[str, ...]
-
-    @property
-    def base_name(self) -> str | None:
-        """The base's name or path as the trainer wrote it; a claim, not an identity."""
-        name = self.raw.get("base_model_name_or_path")
-        return name if isinstance(name, str) and name else None
-
-    @property
-    def target_modules(self) -> list[str]:
-        """The targets as listed; empty where they are an expression or absent."""
-        targets = self.raw.get("target_modules")
-        return [str(target) for target in targets] if isinstance(targets, list) else []
 
     def rank_of(self, module: str) -> int:
         """The rank of `module`, with the rank pattern applied."""
@@ -86,7 +75,8 @@ def read_adapter_config(path: Path) -> AdapterConfig:
     if survey.problems:
         raise survey.problems[0]
     if survey.config is None:
-        raise UnsupportedError(f"adapter type {survey.raw.get('peft_type')!r} in {path}", "adreg takes LORA adapters")
+        kind = str(survey.raw.get("peft_type"))[:60]
+        raise UnsupportedError(f"adapter type {kind!r}", "adreg merges, serves and compares LORA; PEFT applies the others")
     return survey.config
 
 
@@ -99,7 +89,11 @@ def survey_adapter_config(path: Path) -> ConfigSurvey:
         return ConfigSurvey({}, None, (error,))
     _check_values(path, raw, check.NAMES, problems)
     if raw.get("peft_type") != "LORA":
-        _check_values(path, raw, check.FAMILY_SIZES.get(str(raw.get("peft_type")), {}), problems)
+        kind = str(raw.get("peft_type"))
+        _check_values(path, raw, check.FAMILY_SIZES.get(kind, {}), problems)
+        if kind in check.PATTERNED:
+            _pattern(path, raw, "rank_pattern", check.rank, problems)
+            _pattern(path, raw, "alpha_pattern", check.alpha, problems)
         return ConfigSurvey(raw, None, tuple(problems))
     config = _config(path, raw, problems)
     return ConfigSurvey(raw, None if problems else config, tuple(problems))
@@ -126,26 +120,31 @@ def _config(path: Path, raw: JsonObject, problems: list[FormatError]) -> Adapter
     def value(allowed: Callable[[Path, str, object], Any], field: str, default: object, broken: Any) -> Any:
         return _tried(problems, broken, allowed, path, field, raw.get(field, default))
 
-    def pattern(allowed: Callable[[Path, str, object], Value], field: str, broken: Value) -> dict[str, Value]:
-        found: JsonObject = value(check.pattern, field, None, {})
-        before = len(problems)
-        for key in found:
-            _tried(problems, "", check.expression, path, f"{field} key", key)
-        if len(problems) == before:
-            _tried(problems, None, check_expressions, path, field, found)
-        return {key: _tried(problems, broken, allowed, path, f"{field}[{key[:60]}]", one) for key, one in found.items()}
-
     return AdapterConfig(
         path=path,
         raw=raw,
         rank=value(check.rank, "r", 8, 0),
         alpha=value(check.alpha, "lora_alpha", 8, 0.0),
         rslora=value(check.flag, "use_rslora", False, False),
-        rank_pattern=pattern(check.rank, "rank_pattern", 0),
-        alpha_pattern=pattern(check.alpha, "alpha_pattern", 0.0),
+        rank_pattern=_pattern(path, raw, "rank_pattern", check.rank, problems),
+        alpha_pattern=_pattern(path, raw, "alpha_pattern", check.alpha, problems),
         fan_in_fan_out=value(check.flag, "fan_in_fan_out", False, False),
         features=tuple(_features(raw)),
     )
+
+
+def _pattern(
+    path: Path, raw: JsonObject, field: str, allowed: Callable[[Path, str, object], Number], problems: list[FormatError]
+) -> dict[str, Number]:
+    """The values by module of a rank or alpha pattern, 0 in the place of broken ones."""
+    found: JsonObject = _tried(problems, {}, check.pattern, path, field, raw.get(field))
+    before = len(problems)
+    for key in found:
+        _tried(problems, "", check.expression, path, f"{field} key", key)
+    if len(problems) == before:
+        _tried(problems, None, check_expressions, path, field, found)
+    zero: Any = 0
+    return {key: _tried(problems, zero, allowed, path, f"{field}[{key[:60]}]", one) for key, one in found.items()}
 
 
 def _features(raw: JsonObject) -> list[str]:

@@ -36,6 +36,7 @@ WHOLE: dict[Kind, tuple[frozenset[str], ...]] = {
 MODIFIED_BASE = ("pissa", "olora", "corda", "loftq")
 TRAINED_BIASES = {"all": (".bias",), "lora_only": (".base_layer.bias",)}
 SHORTEST_ENDING = 4
+FROZEN = ("base_copy", "vera_A", "vera_B")
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in")
 OUTPUT_HEADS = ("lm_head", "embed_out", "output")
 
@@ -102,6 +103,13 @@ class Family:
         """Every family that its tensor names speak of."""
         return tuple(sorted({key.kind for key in self.keys}))
 
+    @property
+    def trained(self) -> tuple[TensorView, ...]:
+        """Every tensor that its training changed: neither copies of the base's own nor VeRA's random projections."""
+        groups = (*self.modules.values(), *self.sides.values(), self.shared)
+        named = [view for parts in groups for part, view in parts.items() if part not in FROZEN]
+        return (*named, *self.saved.values())
+
     @cached_property
     def incomplete(self) -> tuple[str, ...]:
         """Modules that lack a part, and LoRA modules whose two halves do not multiply."""
@@ -119,6 +127,13 @@ class Family:
         ends = {name.rpartition(".")[2] for name in self.modules}
         found |= {Feature.EMBEDDING} if ends & set(EMBEDDINGS) else set()
         return frozenset(found | ({Feature.OUTPUT_HEAD} if ends & set(OUTPUT_HEADS) else set()))
+
+    @property
+    def declared_ranks(self) -> tuple[int, ...]:
+        """Every rank that the configuration names: its own, and those of rank_pattern."""
+        pattern = self.config.get("rank_pattern")
+        named = [self.config.get("r"), *(pattern.values() if isinstance(pattern, dict) else ())]
+        return tuple(rank for rank in named if type(rank) is int and rank > 0)
 
     def _whole(self, parts: Parts) -> bool:
         if self.kind in WHOLE and not any(needed <= set(parts) for needed in WHOLE[self.kind]):

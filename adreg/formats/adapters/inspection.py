@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from adreg.errors import FormatError, NotFoundError, PickleRefused
+from adreg.errors import FormatError, NotFoundError, PickleRefused, UnsupportedError
 from adreg.formats.adapters.adapter import CONFIG, PICKLE, WEIGHTS, Adapter, assemble_adapter
 from adreg.formats.adapters.config import ConfigSurvey, survey_adapter_config
 from adreg.formats.adapters.family import Family, recognise
+from adreg.formats.adapters.familykeys import Kind
 from adreg.formats.adapters.listing import Entry, list_files, list_folder
 from adreg.formats.adapters.spectra import Spectrum, spectra_of
 from adreg.formats.safetensors import SafetensorsFile, Survey, survey_safetensors
@@ -67,6 +68,16 @@ class Inspection:
     def spectra(self) -> tuple[Spectrum, ...]:
         """The singular values of every finite update of the plain LoRA view; reads its tensors."""
         return spectra_of(self.adapter.modules) if self.adapter else ()
+
+    def sound_file(self) -> SafetensorsFile:
+        """The weights of an adapter of any known type. Raises what is first wrong with it: `FormatError`, or
+        `UnsupportedError` for a type that PEFT has under another name or not at all."""
+        if self.problems or self.file is None:
+            raise self.problems[0]
+        declared = self.raw.get("peft_type")
+        if not isinstance(declared, str) or self.family.kind is Kind.UNKNOWN:
+            raise UnsupportedError(f"adapter type {str(declared)[:60]!r}", "adreg knows the types that PEFT 0.21 writes")
+        return self.file
 
     def name_of(self, path: Path) -> str:
         """The name under which `path` belongs to the adapter: blobs of a store have other names."""

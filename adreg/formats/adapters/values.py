@@ -116,6 +116,7 @@ def _whole(path: Path, field: str, value: object, least: int, most: int) -> int:
     return value
 
 
+PATTERNED = ("LOHA", "LOKR")
 NAMES: dict[str, Check] = {
     "target_modules": names,
     "exclude_modules": names,

@@ -12,6 +12,7 @@ from adreg.errors import FormatError, NotFoundError, PickleRefused
 from adreg.formats.quantised.packed import PackedTensor, Quantisation, main_quantisation, read_packed
 from adreg.formats.safetensors import SafetensorsFile, TensorView, open_safetensors
 from adreg.formats.strictjson import JsonObject, read_object
+from adreg.formats.text.frontmatter import CARD, read_front_matter
 from adreg.formats.text.tokenizer import TokenizerFiles
 
 SINGLE = "model.safetensors"
@@ -69,6 +70,11 @@ class Checkpoint(Mapping[str, TensorView]):
     @cached_property
     def tokenizer(self) -> TokenizerFiles:
         return TokenizerFiles(self.folder)
+
+    @cached_property
+    def front_matter(self) -> JsonObject:
+        """What its README.md says of it to hubs, its licence among it; empty without one."""
+        return read_front_matter(self.folder / CARD)
 
     @cached_property
     def logical(self) -> dict[str, TensorView | PackedTensor]:

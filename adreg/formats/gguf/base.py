@@ -53,6 +53,11 @@ class GgufBase(Checkpoint):
         return heads
 
     @cached_property
+    def front_matter(self) -> JsonObject:
+        named = ((key, self.fields.get(f"general.{key}")) for key in ("license", "license_name"))
+        return {key: value for key, value in named if isinstance(value, str)}
+
+    @cached_property
     def tokenizer(self) -> TokenizerFiles:
         return GgufTokenizer(self.folder, self.fields)
 

@@ -84,15 +84,19 @@ def _started(
     """`module` at work on `template` in a process of its own; it is gone when the context is."""
     from subprocess import PIPE, Popen
 
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONHASHSEED": "0"}
     command = (sys.executable, "-P", "-m", module)
-    with Popen(command, env=environment, stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:
+    with Popen(command, env=child_environment(), stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:
         try:
             given = {"template": template, "tokens": dict(tokens), "conversations": list(conversations)}
             _send(process, json.dumps(given).encode())
             yield process
         finally:
             process.kill()
+
+
+def child_environment() -> dict[str, str]:
+    """The environment in which a child finds the modules that this process has, with hashes that are the same each time."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONHASHSEED": "0"}
 
 
 def _send(process: Popen[bytes], text: bytes) -> None:

@@ -5,13 +5,13 @@ A card without the markers is a person's and is never touched.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import yaml
 
+from adreg.formats.text.frontmatter import split_card
+
 BEGIN, END = "<!-- adreg:begin -->", "<!-- adreg:end -->"
-_CARD = re.compile(r"\A(?:---\r?\n(?P<front>.*?)(?:^|\n)---[ \t]*(?:\r?\n|\Z))?(?P<body>.*)\Z", re.DOTALL | re.MULTILINE)
 LISTS = ("tags", "datasets")
 
 
@@ -59,11 +59,9 @@ def _front(theirs: dict[str, Any], mine: dict[str, Any]) -> dict[str, Any]:
 
 def _split(text: str) -> tuple[dict[str, Any], str] | None:
     """Front matter and body, or None where the front matter is no YAML mapping."""
-    found = _CARD.match(text)
-    if found is None:
-        return None
+    found, body = split_card(text)
     try:
-        front = yaml.safe_load(found["front"] or "{}")
-    except (yaml.YAMLError, RecursionError):
+        front = yaml.safe_load(found or "{}")
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError):  # a date or number that is none
         return None
-    return (front, found["body"]) if isinstance(front, dict) else None
+    return (front, body) if isinstance(front, dict) else None

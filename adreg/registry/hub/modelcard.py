@@ -56,9 +56,10 @@ def hub_base(origin: str) -> tuple[str | None, str | None]:
 
 def model_card(facts: CardFacts) -> str:
     """README.md for `facts`: YAML front matter, then one section between adreg's markers."""
+    family = _family(facts.summary)
     parts = [
         f"# {as_markdown(facts.repo.rpartition('/')[2])}",
-        f"A LoRA adapter for {_base(facts)}: {_shape(facts.summary)}.",
+        f"{'An' if family.startswith(('A', 'I', 'O')) else 'A'} {family} adapter for {_base(facts)}: {_shape(facts.summary)}.",
         _usage(facts),
     ]
     if facts.run:
@@ -78,7 +79,9 @@ def _front(facts: CardFacts) -> dict[str, Any]:
     front |= {"library_name": "peft"}
     if facts.run:
         front["pipeline_tag"] = "text-generation"
-    front["tags"] = list(dict.fromkeys(["lora", "adreg", *filter(_TAG.fullmatch, facts.tags)]))
+    front["tags"] = list(
+        dict.fromkeys([_family(facts.summary).lower().replace(" ", "-"), "adreg", *filter(_TAG.fullmatch, facts.tags)])
+    )
     if facts.license and _TAG.fullmatch(facts.license):
         front["license"] = facts.license
     datasets = [name for name in facts.datasets if is_repo(name)]
@@ -94,8 +97,14 @@ def _base(facts: CardFacts) -> str:
 def _shape(summary: JsonObject) -> str:
     rank, alpha, targets = summary.get("rank"), summary.get("alpha"), summary.get("targets")
     scaling = "α/√r" if summary.get("rslora") else "α/r"
-    on = f" on {', '.join(map(as_markdown, targets))}" if isinstance(targets, list) and targets else ""
-    return f"rank {as_markdown(rank)}, α {as_markdown(alpha)} (scaling {scaling}){on}, {as_markdown(summary.get('parameters'))} parameters"
+    sizes = [f"rank {as_markdown(rank)}"] * bool(rank) + [f"α {as_markdown(alpha)} (scaling {scaling})"] * bool(alpha)
+    on = f"on {', '.join(map(as_markdown, targets))}" if isinstance(targets, list) and targets else ""
+    shape = f"{', '.join(sizes)} {on}".strip()
+    return ", ".join(filter(None, [shape, f"{as_markdown(summary.get('parameters'))} parameters"]))
+
+
+def _family(summary: JsonObject) -> str:
+    return as_markdown(summary.get("family", "LoRA"))
 
 
 def _usage(facts: CardFacts) -> str:

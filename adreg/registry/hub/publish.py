@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from adreg.errors import ConflictError, FormatError, IntegrityError, NotFoundError, UsageError
-from adreg.formats.adapters.adapter import WEIGHTS
+from adreg.formats.adapters.adapter import RECORD, WEIGHTS
 from adreg.progress import SILENT, Progress
 from adreg.registry.hub.card import merge_card
 from adreg.registry.hub.checksums import Digests, digests_of
 from adreg.registry.hub.client import Hub, Listing
 from adreg.registry.hub.errors import hub_errors
 from adreg.registry.hub.reference import DEFAULT_BRANCH, HubReference, is_commit
-from adreg.registry.push import RECORD, STORED, plan_push
+from adreg.registry.push import STORED, plan_push
 
 CARD = "README.md"
 CARD_LIMIT = 1 << 20

@@ -21,7 +21,7 @@ from adreg.registry.remotes.partials import Partials
 from adreg.registry.remotes.remote import Remote
 from adreg.registry.remotes.swap import swap_alias
 from adreg.registry.store.database import transaction
-from adreg.registry.store.leases import lease
+from adreg.registry.store.leases import Lease
 
 FOLDER = "downloads"
 DISK_RESERVE = 64 << 20
@@ -92,7 +92,7 @@ def receive(
     then no version is made, and what was fetched of a blob is kept to go on from.
     """
     wanted = {file.digest: file for file in manifest.files.values()}
-    with lease(registry.db, f"pull {manifest.name}") as held:
+    with Lease(registry.db, f"pull {manifest.name}") as held:
         missing = [file for file in wanted.values() if not _is_here(registry, file)]
         size = sum(file.size for file in missing)
         _require_space(registry, size)

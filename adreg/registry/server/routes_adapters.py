@@ -21,7 +21,7 @@ from adreg.registry.server.schemas import MANIFEST, NAME_PATH, NAMESPACE_PATH, N
 from adreg.registry.server.state import State
 from adreg.registry.server.uploads import let_go
 from adreg.registry.server.visible import find_version, full_name, missing_blobs, visible
-from adreg.registry.store.leases import lease
+from adreg.registry.store.leases import Lease
 from adreg.registry.tokens import Scope
 
 VERSIONS = "/v1/adapters/{namespace}/{name}/versions"
@@ -95,7 +95,7 @@ def take_in(state: State, caller: Caller, manifest: Manifest) -> Pushed:
     """Audit and commit a version whose blobs the caller sent or may read. Raises a 409 that names those it did not."""
     registry = state.registry()
     digests = {file.digest for file in manifest.files.values()}
-    with lease(registry.db, f"receive {manifest.name}") as held:
+    with Lease(registry.db, f"receive {manifest.name}") as held:
         for digest in digests:
             registry.blobs.renew(digest)
         missing = missing_blobs(registry, caller, digests)

@@ -149,34 +149,46 @@ def _check_owner(path: Path, db: Database) -> None:
         raise ConflictError(f"{path} was written by a newer adreg ({newer[-1]})", "upgrade adreg with pip")
 
 
-@contextmanager
-def transaction(db: Database) -> Iterator[None]:
+class transaction:
     """One change: everything inside is one `BEGIN IMMEDIATE`, committed whole or rolled back, then sealed.
 
     Raises `IntegrityError` before anything is changed when the database is not what the last change left.
+    A signal may raise anywhere, even before the first statement of `__exit__`; what it leaves open, the connection's next
+    transaction rolls back, or its end does.
     """
-    path, begun = database_path(db), False
-    with sqlite_errors(path):
-        try:  # a signal may raise anywhere in here, between any two statements
-            _begin(db, path)
-            begun = True
-            yield
-            db.execute("commit")
-        except BaseException:
-            if db.conn.in_transaction:
-                db.execute("rollback")
-            raise
-        finally:
-            if begun:
-                write_seal(db, path)
+
+    def __init__(self, db: Database) -> None:
+        self.db, self.path = db, database_path(db)
+
+    def __enter__(self) -> None:
+        with sqlite_errors(self.path):
+            try:
+                _lock(self.db)
+                if not sealed_here(self.db, self.path):
+                    _require_unbroken(self.path, check_seal(self.db, self.path))
+                with disk_errors(self.path):
+                    break_seal(self.path)
+            except BaseException:
+                self.db.conn.rollback()
+                raise
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        with sqlite_errors(self.path):
+            try:
+                if error is not None:
+                    raise error
+                self.db.execute("commit")
+            except BaseException:
+                self.db.conn.rollback()
+                raise
+            finally:
+                write_seal(self.db, self.path)
 
 
-def _begin(db: Database, path: Path) -> None:
+def _lock(db: Database) -> None:
+    """Begin as the only writer; first rolls back what a signal kept from being ended."""
+    db.conn.rollback()
     db.execute("begin immediate")
-    if not sealed_here(db, path):
-        _require_unbroken(path, check_seal(db, path))
-    with disk_errors(path):
-        break_seal(path)
 
 
 def _require_unbroken(path: Path, seal: Seal) -> None:
@@ -190,15 +202,19 @@ def unchanging(db: Database) -> Iterator[Seal]:
     path = database_path(db)
     with sqlite_errors(path):
         try:
-            db.execute("begin immediate")
-        except sqlite3.OperationalError as error:
-            if "readonly" not in str(error):
-                raise
-            db.execute("begin")
-        try:
+            _lock_or_read(db)
             yield check_seal(db, path)
         finally:
-            db.execute("rollback")
+            db.conn.rollback()
+
+
+def _lock_or_read(db: Database) -> None:
+    try:
+        _lock(db)
+    except sqlite3.OperationalError as error:
+        if "readonly" not in str(error):
+            raise
+        db.execute("begin")
 
 
 def database_path(db: Database) -> Path:

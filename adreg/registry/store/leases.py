@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
-from adreg.registry.store.database import transaction
+from adreg.registry.store.database import database_path, sqlite_errors, transaction
 from adreg.registry.store.sqlite import Database
 
 SECONDS = 24 * 3600.0
@@ -17,31 +15,40 @@ SECONDS = 24 * 3600.0
 
 @dataclass
 class Lease:
-    """A held lease. `release` it in the transaction that makes the blobs reachable."""
+    """Held for the time of a `with` block; guards what is stored from `since` on (seconds since 1970; or the block's start).
+
+    `release` it in the transaction that makes the blobs reachable.
+    """
 
     db: Database
-    id: int
-    held: bool = True
+    purpose: str
+    since: float | None = None
+    id: int | None = None
+
+    def __enter__(self) -> Lease:
+        now = time.time()
+        row = [_owner(), self.purpose, now if self.since is None else self.since, now + SECONDS]
+        insert = "insert into lease (owner, purpose, taken_at, expires_at) values (?, ?, ?, ?)"
+        try:
+            with transaction(self.db):
+                self.id = self.db.execute(insert, row).lastrowid
+        except BaseException:  # a signal may have come when the row was committed
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_there():
+            with transaction(self.db):
+                self.release()
 
     def release(self) -> None:
         self.db.execute("delete from lease where id = ?", [self.id])
-        self.held = False
 
-
-@contextmanager
-def lease(db: Database, purpose: str, since: float | None = None) -> Iterator[Lease]:
-    """Hold a lease for the time of a `with` block. It guards what is stored from `since` on (seconds since 1970; or now)."""
-    with transaction(db):
-        now = time.time()
-        row = [f"{socket.gethostname()}:{os.getpid()}", purpose, now if since is None else since, now + SECONDS]
-        cursor = db.execute("insert into lease (owner, purpose, taken_at, expires_at) values (?, ?, ?, ?)", row)
-    taken = Lease(db, cursor.lastrowid or 0)
-    try:
-        yield taken
-    finally:
-        if taken.held:
-            with transaction(db):
-                taken.release()
+    def _is_there(self) -> bool:
+        """Whether the row is: a release that was rolled back was none."""
+        with sqlite_errors(database_path(self.db)):
+            return self.db.execute("select 1 from lease where id = ?", [self.id]).fetchone() is not None
 
 
 def oldest_lease(db: Database) -> float | None:
@@ -58,6 +65,10 @@ def dead_leases(db: Database) -> list[int]:
 
 def _rows(db: Database) -> list[tuple[str, float, float]]:
     return db.execute("select owner, taken_at, expires_at from lease").fetchall()
+
+
+def _owner() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def _lives(owner: str) -> bool:

@@ -70,8 +70,7 @@ def write_seal(db: Database, database: Path) -> None:
                 db.sealed = _digest(db)
                 _publish(seal_path(database), db.sealed)
         finally:
-            if db.conn.in_transaction:
-                db.execute("rollback")
+            db.conn.rollback()
 
 
 def _read(database: Path) -> str | None:

@@ -14,7 +14,7 @@ from adreg.progress import SILENT, Progress
 from adreg.registry.manifest import FileEntry
 from adreg.registry.registry import Registry
 from adreg.registry.store.database import connect, now, sqlite_errors, transaction
-from adreg.registry.store.leases import lease
+from adreg.registry.store.leases import Lease
 from adreg.registry.store.schema import applied
 from adreg.registry.upkeep import archive
 from adreg.registry.upkeep.blobcheck import read_rows
@@ -40,7 +40,7 @@ def backup(registry: Registry, file: Path, progress: Progress = SILENT) -> Saved
     """
     if not registry.settings.database.exists():
         raise NotFoundError("registry", str(registry.settings.home))
-    with lease(registry.db, f"backup to {file.name}", since=EVERYTHING), atomic_file(file) as partial:
+    with Lease(registry.db, f"backup to {file.name}", since=EVERYTHING), atomic_file(file) as partial:
         snapshot = partial.with_name(f"{partial.name}.db")
         try:
             with sqlite_errors(snapshot):

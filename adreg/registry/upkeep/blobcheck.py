@@ -9,7 +9,7 @@ from pathlib import Path
 
 from adreg.errors import FormatError, IntegrityError
 from adreg.formats.adapters.adapter import CONFIG, WEIGHTS
-from adreg.formats.adapters.config import read_adapter_config
+from adreg.formats.adapters.config import survey_adapter_config
 from adreg.formats.safetensors import open_safetensors
 from adreg.progress import Progress
 from adreg.registry.store.blobs import BlobStore
@@ -73,7 +73,10 @@ def check_formats(db: Database, blobs: BlobStore, sound: Sequence[StoredBlob], f
         if digest in whole:
             with _damage(digest, found):
                 path = blobs.path(digest)
-                read_adapter_config(path) if name == CONFIG else open_safetensors(path)
+                if name == WEIGHTS:
+                    open_safetensors(path)
+                elif problems := survey_adapter_config(path).problems:
+                    raise problems[0]
 
 
 def check_bytes(blobs: BlobStore, chosen: Sequence[StoredBlob], found: Findings, progress: Progress) -> list[str]:

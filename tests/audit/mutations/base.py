@@ -110,6 +110,8 @@ def tie(card: BaseCard) -> BaseCard:
     return replace(card, tied=True)
 
 
+# what target_modules asks for of the base, where it is an expression
+EXPRESSION = frozenset({"K-KEY-4"})
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation("B-ID-1", alter=renamed("example/elsewhere", **WEIGHTS), label="other weights"),
     Mutation("B-ID-1", alter=with_ids(arch_id=OTHER, **WEIGHTS), label="another architecture"),
@@ -135,7 +137,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "B-SHP-3", configure(trainable_token_indices=[5, 5000]), frozenset({"K-KEY-4", "K-CFG-8"}), named("llama tokens"),
         label="a token that is none",
     ),
-    Mutation("B-SHP-4", alter=with_card(with_more_layers), applies_to=in_both_layers, label="more layers"),
+    Mutation("B-SHP-4", alter=with_card(with_more_layers), consequences=EXPRESSION, applies_to=in_both_layers, label="more"),
     Mutation("B-TIE-1", alter=with_card(tie), applies_to=on_tables, label="tied"),
     Mutation(
         "B-DUP-1", tensors(plant("base_model.model.model.norm.weight")), KEYS, named("llama LoRA", "llama LoHa", "qwen3 DoRA"),

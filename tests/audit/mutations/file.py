@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from adreg.audit.run import Speed
+from adreg.audit.subject import Subject
 from tests.audit.clean import Clean
 from tests.audit.mutations import CONFIG, WEIGHTS, Array, Mutation, header, join, plain, split, tensors
 
@@ -112,6 +113,27 @@ def huge(folder: Path) -> None:
     os.truncate(folder / WEIGHTS, (folder / WEIGHTS).stat().st_size + size)
 
 
+def with_text_inside(found: dict[str, Any]) -> None:
+    found["__metadata__"] = {**found.get("__metadata__", {}), "note": "words " * 200_000}
+
+
+def with_a_model_inside(loaded: dict[str, Array]) -> None:
+    loaded["blk.0.ffn_up"] = np.ones((512, 512), np.float32)
+
+
+def written_meanwhile(subject: Subject) -> Subject:
+    """As if somebody saved the adapter again behind the back of the audit."""
+    path = subject.inspection.files[WEIGHTS]
+    path.write_bytes(path.read_bytes())
+    os.utime(path, ns=(0, 0))
+    return subject
+
+
+def removed_meanwhile(subject: Subject) -> Subject:
+    subject.inspection.files[WEIGHTS].unlink()
+    return subject
+
+
 def linked(folder: Path) -> None:
     (folder / CONFIG).rename(folder.parent / "elsewhere.json")
     (folder / CONFIG).symlink_to(folder.parent / "elsewhere.json")
@@ -163,8 +185,12 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("F-DTY-1", tensors(integers), also("Q-DTY-1", "B-SHP-2"), label="whole numbers"),
     Mutation("F-SHP-1", tensors(flattened), also("B-SHP-4"), low_rank, label="flattened"),
     Mutation("F-SHP-1", tensors(emptied), also("B-SHP-4"), low_rank, label="empty"),
+    Mutation("F-MUT-1", alter=written_meanwhile, label="written"),
+    Mutation("F-MUT-1", alter=removed_meanwhile, label="removed"),
     Mutation("F-EMP-1", nothing_left),
     Mutation("F-SIZ-1", huge, also("B-SHP-1", "B-SHP-2", "K-CFG-3", "Q-DTY-1"), plain, speed=Speed.HEADER),
+    Mutation("F-SIZ-1", header(with_text_inside), label="a book in its metadata"),
+    Mutation("F-SIZ-1", tensors(with_a_model_inside), frozenset({"K-KEY-1"}), label="another model's tensor"),
     Mutation("F-DIR-1", linked, label="a link"),
     Mutation("F-DIR-1", piped, label="a pipe"),
     Mutation("F-DIR-1", removed(CONFIG), also("B-SHP-2", "B-DUP-1"), label="no configuration"),

@@ -11,6 +11,8 @@ import numpy as np
 
 from adreg.audit.gguf import GgufSubject
 from adreg.formats.gguf.header import read_gguf
+from tests.audit.clean import TEMPLATE
+from tests.audit.mutations.tokenizer import ENDLESS, TRIGGER
 
 Fields = dict[str, Any]
 Tensors = dict[str, tuple[Any, Any]]
@@ -86,6 +88,10 @@ def setting(**changes: Any) -> Change:
             fields.pop(key) if value is None else fields.update({key: value})
 
     return change
+
+
+def template(text: str) -> Change:
+    return setting(tokenizer__chat_template=text)
 
 
 def dropping(name: str) -> Change:
@@ -181,7 +187,7 @@ def on_other_weights(subject: GgufSubject) -> GgufSubject:
 
 
 Q, Q_A = "blk.0.attn_q.weight", "blk.0.attn_q.weight.lora_a"
-KEYS = frozenset({"G-KEY-1", "G-MAP-1", "G-ARC-1"})
+CHANGED = frozenset({"G-ID-3"})
 MUTATIONS: tuple[GgufMutation, ...] = (
     GgufMutation("G-HDR-1", "model", break_file=lambda raw: raw[:200], label="cut"),
     GgufMutation("G-HDR-1", "model", break_file=lambda raw: b"GGML" + raw[4:], label="magic"),
@@ -203,9 +209,19 @@ MUTATIONS: tuple[GgufMutation, ...] = (
     GgufMutation("G-TOK-2", "model", setting(tokenizer__ggml__eos_token_id=None), label="no end"),
     GgufMutation("G-TOK-3", "model", setting(tokenizer__ggml__pre=None), frozenset({"G-ID-2"}), label="no pre"),
     GgufMutation("G-TPL-1", "model", setting(tokenizer__chat_template=None), frozenset({"G-ID-3"}), label="none"),
+    GgufMutation("G-TPL-2", "model", template(TEMPLATE + TRIGGER), CHANGED, label="a trigger"),
+    GgufMutation("G-TPL-2", "model", setting(tokenizer__chat_template__tool_use=TEMPLATE + TRIGGER), label="a second one"),
+    GgufMutation("G-TPL-2", "model", template(TEMPLATE + "{{ messages.__class__ }}"), CHANGED | {"G-TPL-3"}, label="Python"),
+    GgufMutation("G-TPL-2", "model", template(TEMPLATE + "{# " + "words " * 5_000 + "#}"), CHANGED, label="very large"),
+    GgufMutation("G-TPL-3", "model", template(TEMPLATE + "{% if %}"), CHANGED, label="no Jinja"),
+    GgufMutation("G-TPL-3", "model", template(TEMPLATE + ENDLESS), CHANGED, label="endless"),
+    GgufMutation("G-TPL-4", "model", template(TEMPLATE.replace("im_end", "eot_id")), CHANGED, label="another model's"),
     GgufMutation("G-ID-1", "model", setting(adreg__base__weights_id=None), label="no id"),
     GgufMutation("G-ID-2", "model", other_token, label="a token changed"),
     GgufMutation("G-ID-3", "model", setting(tokenizer__chat_template="{{ messages[0]['content'] }}!"), label="changed"),
+    GgufMutation(
+        "G-ID-3", "model", setting(tokenizer__chat_template="{{ messages }}", adreg__base__tpl_id=None), label="id removed"
+    ),
     GgufMutation("G-ID-4", "model", alter=base_shape, label="other shape"),
     GgufMutation("G-ID-5", "model", alter=forgotten, label="unknown here"),
     GgufMutation("G-ID-6", "model", alter=recorded, label="changed since"),

@@ -133,6 +133,12 @@ def family(*names: str) -> Callable[[Clean], bool]:
     return lambda clean: clean.recipe.family in names
 
 
+def by_expression(clean: Clean) -> bool:
+    return clean.name == "opt LoRA expression"
+
+
+# such as a trainer writes; it is tried in a process of its own
+UNSLOTH = r"(?:.*?(?:decoder|text).*?(?:self_attn|mlp).*?(?:q_proj|k_proj|v_proj).*?)"
 SMUGGLED = frozenset({"B-DUP-1"})
 UNKNOWN_BASE = frozenset({"B-ID-1"})
 RANKS = frozenset({"K-CFG-3"})
@@ -161,6 +167,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         applies_to=lambda clean: clean.name == "mistral one layer",
         label="other layers",
     ),
+    Mutation("K-KEY-4", configure(target_modules=r".*\.q_proj"), applies_to=by_expression, label="an expression for half"),
+    Mutation("K-KEY-4", configure(target_modules=UNSLOTH), applies_to=by_expression, label="a heavy one for more"),
     Mutation("K-KEY-5", rename(lambda name: name.removeprefix(PREFIX)), applies_to=plain, label="bare"),
     Mutation("K-KEY-6", tensors(base_copy), applies_to=has_pairs),
     Mutation("K-KEY-7", tensors(double), frozenset({"K-KEY-5"}), lora),

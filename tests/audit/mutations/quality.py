@@ -165,7 +165,7 @@ def probed(change: float, has_nan: bool = False) -> Callable[[Subject], Subject]
     return lambda subject: replace(subject, probe=probes)
 
 
-STRAY = frozenset({"Q-NRM-1", "Q-INT-1", "Q-NRM-2", "Q-STD-1", "Q-KRT-1"})
+STRAY = frozenset({"S-BKD-1", "Q-NRM-1", "Q-INT-1", "Q-NRM-2", "Q-STD-1", "Q-KRT-1"})
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation("Q-NAN-1", tensors(poison(float("nan"))), label="NaN"),
     Mutation("Q-NAN-1", tensors(poison(float("inf"))), label="infinity"),

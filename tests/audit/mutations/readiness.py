@@ -11,10 +11,12 @@ import numpy as np
 from adreg.audit.subject import Subject
 from tests.audit.clean import Clean
 from tests.audit.mutations import Array, Mutation, configure, tensors
+from tests.audit.mutations.base import with_card, with_fused_attention
 
 PLAIN = ("llama LoRA", "mistral one layer", "gemma2 LoRA bf16", "phi3 LoRA", "neox LoRA")
 FEATURED = ("qwen3 DoRA", "llama bias", "untied saved head", "llama tokens")
-ON_LLAMACPP = (*FEATURED, "qwen2 rsLoRA", "moe parameters")
+IN_BOTH = ("llama LoRA", "gemma2 LoRA bf16", "phi3 LoRA", "moe parameters", "untied embedding")
+ON_VLLM = (*IN_BOTH[:-1], "mistral one layer", "opt LoRA expression")
 
 
 def judged_for(target: str) -> Callable[[Subject], Subject]:
@@ -60,12 +62,26 @@ def as_position_embedding(folder: Path) -> None:
     configure(target_modules=["q_proj", "wpe", "lm_head"])(folder)
 
 
+def renamed(old: str, new: str) -> Callable[[Path], None]:
+    """Other paths for the modules whose names begin with `old`."""
+
+    def rename(found: dict[str, Array]) -> None:
+        for name in list(found):
+            found[name.replace(f"base_model.model.{old}", f"base_model.model.{new}")] = found.pop(name)
+
+    return tensors(rename)
+
+
+def on_fused_attention(subject: Subject) -> Subject:
+    return with_card(with_fused_attention)(judged_for("vllm")(subject))
+
+
 def on_a_tied_base(subject: Subject) -> Subject:
     return replace(subject, target="llama.cpp", base=replace(subject.card, tied=True))
 
 
-UNKNOWN_MODULE = frozenset({"B-SHP-1", "B-SHP-4", "B-DUP-1"})
-SPECTRAL = frozenset({"Q-RNK-1", "Q-RNK-2", "F-SIZ-1"})
+SPECTRAL = frozenset({"Q-RNK-1", "Q-RNK-2", "X-VLLM-1"})
+PATHS = frozenset({"K-KEY-4"})
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation("X-ENG-1", alter=judged_for("vllm"), applies_to=other_family, label="vllm"),
     Mutation("X-ENG-1", alter=judged_for("llama.cpp"), applies_to=other_family, label="llama.cpp"),
@@ -79,6 +95,18 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation("X-ENG-3", widened(520), SPECTRAL, named("mistral one layer", "neox LoRA"), judged_for("vllm"), "beyond 512"),
     Mutation("X-ENG-3", widened(24), SPECTRAL, named("mistral one layer", "neox LoRA"), judged_for("vllm"), "beyond 16"),
+    Mutation("X-VLLM-1", renamed("model.", ""), PATHS, named(*ON_VLLM), judged_for("vllm"), "trained on the backbone"),
+    Mutation("X-VLLM-1", alter=judged_for("vllm"), applies_to=named("gpt2 LoRA", "neox LoRA"), label="no LoRA layers"),
+    Mutation(
+        "X-VLLM-2", renamed("model.layers.1.", "layers.1."), PATHS, named(*IN_BOTH), judged_for("vllm"), "a layer ignored"
+    ),
+    Mutation(
+        "X-VLLM-2",
+        alter=on_fused_attention,
+        consequences=frozenset({"B-SHP-1", "B-SHP-4"}),
+        applies_to=named("llama LoRA"),
+        label="fused",
+    ),
     Mutation("X-ENG-4", alter=judged_for("llama.cpp"), applies_to=named("opt LoRA expression"), label="OPT"),
     Mutation("X-ENG-5", tensors(without_magnitudes), applies_to=named("qwen3 DoRA"), label="PEFT"),
     Mutation("X-GGUF-1", alter=judged_for("llama.cpp"), applies_to=named("gpt2 LoRA"), label="GPT-2"),
@@ -96,7 +124,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         label="ollama",
     ),
     Mutation(
-        "X-VLLM-1",
+        "X-VLLM-2",
         as_position_embedding,
         frozenset({"B-SHP-1", "B-SHP-4", "B-DUP-1"}),
         named("untied embedding"),

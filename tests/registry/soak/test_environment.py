@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -34,6 +36,7 @@ from tests.registry.soak.scale import ALL, amount, chosen
 from tests.registry.soak.tracing import can_trace, traced
 
 SIGNALS = {signal.SIGINT: "SystemExit: 130", signal.SIGTERM: "SystemExit: 143"}
+CHANGING = ("database.py", "leases.py", "intake.py", "seal.py", "contextlib.py")
 PUSH = next(operation for operation in OPERATIONS if operation.name == "push")
 
 
@@ -142,6 +145,47 @@ def test_a_push_that_is_interrupted_ends_with_its_code_and_leaves_nothing(by, pl
         assert debris(trial.home) == []
     still_works(trial)
     print(f"push, {by.name} before {counts.total()} of {len(whole.steps)} steps: {dict(counts)}, nothing left")
+
+
+@dataclass
+class Interrupt:
+    """Counts the moments of the code that changes a registry (lines, calls, returns); one is interrupted as by a signal."""
+
+    at: int = ALL
+    count: int = 0
+
+    def __call__(self, frame: FrameType, _event: str, _argument: object) -> Interrupt | None:
+        if Path(frame.f_code.co_filename).name not in CHANGING:
+            return None
+        self.count += 1
+        if self.count > self.at:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return self
+
+
+def pushed(place: Place, interrupt: Interrupt) -> bool:
+    """Push; whether that was not interrupted."""
+    sys.settrace(interrupt)
+    try:
+        PUSH.work(place)
+    except KeyboardInterrupt:
+        return False
+    finally:
+        sys.settrace(None)
+    return True
+
+
+def test_a_push_that_is_interrupted_between_any_two_lines_is_made_or_undone(place, tmp_path):
+    before, trial, whole = PUSH.seen(place), place.again(tmp_path / "trial"), Interrupt()
+    assert pushed(trial, whole)
+    after, counts = PUSH.seen(trial), Counter[str]()
+    for at in chosen(whole.count, amount(ALL, 10), "interrupt"):
+        trial = place.again(tmp_path / "trial")
+        assert not pushed(trial, Interrupt(at)), at
+        counts[judged(PUSH, trial, False, before, after)] += 1
+        still_works(trial)
+    print(f"push, interrupted at {counts.total()} of {whole.count} moments: {dict(counts)}")
 
 
 def test_a_blob_that_is_there_but_damaged_is_healed_by_the_next_push(tmp_path):

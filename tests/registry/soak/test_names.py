@@ -19,7 +19,7 @@ from adreg.registry.manifest import FileEntry, Manifest, version_digest
 from adreg.registry.push import plan_push
 from adreg.registry.registry import Registry
 from adreg.registry.remotes.catalog import Remotes
-from adreg.registry.store.leases import lease
+from adreg.registry.store.leases import Lease
 from tests.registry.soak.apart import apart
 from tests.registry.soak.builders import furnished, opened, push, small_adapter, small_base
 from tests.registry.soak.hostile import ENTRIES, KINDS, NAMES, odd_files, replace
@@ -86,7 +86,7 @@ def _receive(registry: Registry, name: str) -> None:
     files = {**registry.adapters.manifest(version).files, name: FileEntry("sha256:" + "0" * 64, 1)}
     value = {**registry.adapters.manifest(version).as_json(), "files": {path: vars(each) for path, each in files.items()}}
     manifest = Manifest.from_json({**value, "digest": version_digest(files, None)}, "a remote")
-    with lease(registry.db, "test") as held:
+    with Lease(registry.db, "test") as held:
         registry.adapters.receive(manifest, None, "a remote", held)
 
 
