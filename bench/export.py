@@ -1,4 +1,4 @@
-"""Merging and exporting against PEFT, llama.cpp's converter and quantiser, and `cp`: time, processor time, memory. `make bench`.
+"""Merging and exporting against PEFT, llama.cpp's converter and quantiser, and `cp`: time and memory. `make bench`.
 
 The model is a random Llama of 1.17 billion parameters in three bf16 shards, the adapter a LoRA of rank 16 on all its
 linear modules. Every step is a process of its own, imports included; the best of `RUNS` runs counts. `cp` leaves what
@@ -17,16 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bench.spine import header
+
 ROOT = Path(__file__).parents[1]
 ORACLE = ROOT / ".venv" / "oracle"
 QUANTISER = Path(os.environ.get("ADREG_QUANTISER_ORACLE") or ROOT / ".venv" / "quantiser-oracle")
 RUNS = 2
 LAYERS = 22
 Q4_K_M = 15  # the number of this file type in llama.cpp
-OURS = (
-    "import sys; from pathlib import Path; from bench.spine import merge; base, adapter, output, target, *quant = sys.argv[1:]; "
-    "merge(Path(base), Path(adapter), Path(output), target, *quant)"
-)
+OURS = "import sys; from pathlib import Path; from bench.spine import merge; merge(*map(Path, sys.argv[1:4]), *sys.argv[4:])"
 PEFT = "import sys; from pathlib import Path; from bench.spine import peft_merge; peft_merge(*map(Path, sys.argv[1:]))"
 Command = Sequence[str | Path]
 
@@ -47,6 +46,7 @@ class Cost:
 
 
 def main() -> None:
+    print(header())
     with TemporaryDirectory(dir=os.environ.get("ADREG_BENCH_DISK")) as place:
         model, deeper, out = Path(place) / "model", Path(place) / "deeper", Path(place) / "out"
         run("-m", "bench.bigllama", model, LAYERS)

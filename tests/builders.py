@@ -26,9 +26,11 @@ GEMMA = {
     "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
 }  # fmt: skip
 TURNS = {"query_pre_attn_scalar": 32, "sliding_window": 16}
+VISION = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28}
 KINDS: dict[str, dict[str, Any]] = {
     "gemma": GEMMA,
     "gemma2": GEMMA | TURNS,
+    "gemma3": {"text_config": GEMMA | TURNS, "vision_config": VISION, "image_token_index": 3},
     "gemma3_text": GEMMA | TURNS,
     "gpt2": GPT2,
     "llama": LLAMA,

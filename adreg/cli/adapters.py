@@ -48,7 +48,7 @@ def push(
         version, alias = resolve(source), parse_reference(source).alias
     else:
         reference = name_and_alias(name)
-        pushed = _store(found, Path(source), reference, base, out)
+        pushed = store(found, Path(source), reference, base, out)
         version, alias = pushed.version, reference.alias
         if to is None or out.human:
             out.done(_pushed(version, pushed.new), {**version.as_json(), "new": pushed.new}, "reference")
@@ -58,7 +58,7 @@ def push(
         send_to(found, version, alias, to, HubWishes(private, overwrite_card), out)
 
 
-def _store(found: Registry, folder: Path, reference: Reference, base: str | None, out: Output) -> Pushed:
+def store(found: Registry, folder: Path, reference: Reference, base: str | None, out: Output) -> Pushed:
     from adreg.cli.audit_report import print_findings
     from adreg.cli.progress import progress
     from adreg.registry.push import plan_push

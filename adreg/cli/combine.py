@@ -23,7 +23,7 @@ def combine(
     found: Registry,
     versions: Weighted,
     record: BaseRecord,
-    chosen: Combination | None,
+    combination: Combination,
     output: Path,
     push: str | None,
     permits: Permits,
@@ -34,13 +34,12 @@ def combine(
     from adreg.cli.adapters import store
     from adreg.cli.common import name_and_alias
     from adreg.export.combine.adapter import plan_combine, write_combined
-    from adreg.export.combine.settings import Combination
     from adreg.export.targets import Source
 
     reference = name_and_alias(push) if push else None
     sources = [Source(found.adapters.open(version), scale, version.reference) for version, scale in versions]
     _check_one_base([version for version, _ in versions])
-    plan = plan_combine(sources, chosen or Combination(), output, _provenance(record, versions))
+    plan = plan_combine(sources, combination, output, _provenance(record, versions))
     if dry_run:
         out.fields(plan.describe(), "output", [(key, str(value)) for key, value in plan.describe().items()])
         return

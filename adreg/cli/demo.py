@@ -144,7 +144,8 @@ def _merge(tour: Tour, base: BaseRecord, version: VersionRecord) -> None:
 
     with _step(tour, "Merge", f"{version.reference} into one q8_0 GGUF, then the same questions to real llama.cpp"):
         permit(tour.found, base, [version], "export", ())
-        request = merge_request(tour.found, base, [(version, 1.0)], Wish(tour.folder / "gguf", quant="q8_0"), tour.out)
+        wish = Wish(tour.folder / "gguf", quant="q8_0", verify=True)
+        request = merge_request(tour.found, base, [(version, 1.0)], wish, tour.out)
         merged = carry_out(plan_merge(request), tour.out)
         keep_record(tour.found, [version], merged)
         _show_proof(tour, merged)

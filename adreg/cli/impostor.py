@@ -30,7 +30,7 @@ def make_impostor(base: Path, folder: Path, tensor: str) -> None:
             writer.finish()
 
 
-def _noisy(view: TensorView) -> bytes:
+def _noisy(view: TensorView) -> memoryview:
     import numpy as np
 
     values = view.float32()

@@ -30,7 +30,9 @@ Rank = Annotated[int | None, typer.Option("--rank", help="The rank of what svd o
 Seed = Annotated[int, typer.Option("--seed", help="Decides what dare_ties drops.")]
 ShardSize = Annotated[str | None, typer.Option("--max-shard-size", help="Such as 5GB. Default: the base's own shards.")]
 Push = Annotated[str | None, typer.Option("--push", metavar="NAME", help="Push the adapter that --to adapter made.")]
-Verify = Annotated[bool, typer.Option("--verify/--no-verify", help="Compare the result with the adapter on its base.")]
+Verify = Annotated[
+    bool | None, typer.Option("--verify/--no-verify", help="Compare it with the adapter on its base. Default: if possible.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan and write nothing.")]
 
 
@@ -47,7 +49,7 @@ def merge(
     seed: Seed = 0,
     max_shard_size: ShardSize = None,
     push: Push = None,
-    verify: Verify = True,
+    verify: Verify = None,
     allow: AllowOption = [],  # noqa: B006 - typer copies it
     dry_run: DryRun = False,
     json: Json = False,
@@ -102,12 +104,10 @@ def _scaled(text: str) -> tuple[str, float]:
         raise UsageError(f"{scale!r} in {text!r} is no number", f"write {ref}=0.5") from None
 
 
-def _combination(method: str | None, density: float | None, rank: int | None, seed: int) -> Combination | None:
-    """How several adapters become one, where the user said how."""
+def _combination(method: str | None, density: float | None, rank: int | None, seed: int) -> Combination:
+    """How several adapters become one."""
     from adreg.export.combine.settings import Combination, Method
 
-    if method is None and density is None and rank is None:
-        return None
     methods = [known.value for known in Method]
     if method not in (None, *methods):
         raise UsageError(f"{method!r} is no method", f"choose one of {', '.join(methods)}")

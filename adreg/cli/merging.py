@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from adreg.cli.common import quiet_libraries
 from adreg.cli.output import Output, size
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from adreg.export.plan import MergePlan, MergeRequest
     from adreg.export.run import MergeResult
     from adreg.export.verify import Verification
+    from adreg.formats.bases.checkpoint import Checkpoint
     from adreg.registry.records import BaseRecord, VersionRecord
     from adreg.registry.registry import Registry
 
@@ -47,7 +48,7 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True)
 class Wish:
-    """What the user asked for."""
+    """What the user asked for; with `verify` None what can be verified here is."""
 
     output: Path
     to: Target = Target.GGUF
@@ -55,7 +56,7 @@ class Wish:
     precision: Precision = Precision.FAITHFUL
     max_shard_size: int | None = None
     combination: Combination | None = None
-    verify: bool = True
+    verify: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,18 @@ class Merged:
 
 def merge_request(found: Registry, record: BaseRecord, versions: Weighted, wish: Wish, out: Output) -> MergeRequest:
     """Check that the base's files are still those of its card, and say what is to be merged. The caller asks the audit."""
+    from adreg.export.combine.settings import Combination
     from adreg.export.plan import MergeRequest
     from adreg.export.targets import Source
+    from adreg.formats.adapters.others import adapter_of
 
     checkpoint = found.bases.current(record, progress(out.human))
     return MergeRequest(
         base=checkpoint,
-        sources=tuple(Source(found.adapters.open(version), scale, version.reference) for version, scale in versions),
-        target=wish.to.value,
+        sources=tuple(
+            Source(adapter_of(found.adapters.inspect(version)), scale, version.reference) for version, scale in versions
+        ),
+        target=cast("Literal['safetensors', 'gguf', 'gguf-lora']", wish.to.value),  # an adapter is combined, not merged
         output=wish.output,
         quant=wish.quant,
         precision=wish.precision.value,
@@ -98,8 +103,8 @@ def merge_request(found: Registry, record: BaseRecord, versions: Weighted, wish:
         chat_template=_template(found, versions),
         provenance=_provenance(record, versions),
         max_shard_size=wish.max_shard_size,
-        combination=wish.combination,
-        verify=wish.verify,
+        combination=wish.combination or Combination(),
+        verify=_verified(checkpoint, wish, out),
     )
 
 
@@ -142,6 +147,18 @@ def proof_lines(proof: Verification) -> list[str]:
         f"|Δ log p| at {proof.positions} positions: max {proof.max_delta_logprob:.4f}, mean {proof.mean_delta_logprob:.4f}, "
         f"KL {proof.mean_divergence:.5f}; likeliest token the same at {proof.top1_agreement:.0%}{effect}",
     ]
+
+
+def _verified(base: Checkpoint, wish: Wish, out: Output) -> bool:
+    """Whether to verify; where nobody said and it cannot be done here, the reason is told."""
+    from adreg.export.verify import obstacle
+
+    if wish.verify is not None:
+        return wish.verify
+    found = obstacle(base, wish.to.value)
+    if found:
+        out.note(f"not verified: {found}", "yellow")
+    return found is None
 
 
 def _template(found: Registry, versions: Weighted) -> str | None:

@@ -6,7 +6,7 @@ import ctypes
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from adreg.export.tensors import PlannedTensor
+from adreg.formats.safetensors import SafetensorsFile
 
 Encode = Callable[[PlannedTensor, int, int], memoryview]
 MOST_WORKERS = 16  # more would wait for the one thread that writes, and cost memory
@@ -33,9 +34,11 @@ class Block:
     data: Future[memoryview]
 
 
-def encoded(tensors: Iterable[PlannedTensor], encode: Encode) -> Iterator[tuple[PlannedTensor, memoryview]]:
+def encoded(
+    tensors: Iterable[PlannedTensor], encode: Encode, adapters: Sequence[SafetensorsFile] = ()
+) -> Iterator[tuple[PlannedTensor, memoryview]]:
     """What `encode` makes of every block of every tensor, in order. It runs in as many threads as there are cores, and
-    no further ahead than twice that many blocks; the pages of the base are let go behind the caller."""
+    no further ahead than twice that many blocks; the pages of the base and of `adapters` are let go behind the caller."""
     one_thread_for_blas()
     workers, ahead = worker_count(), deque[Block]()
     with ThreadPoolExecutor(workers) as pool:
@@ -43,9 +46,9 @@ def encoded(tensors: Iterable[PlannedTensor], encode: Encode) -> Iterator[tuple[
             for block in _submitted(tensors, encode, pool):
                 ahead.append(block)
                 if len(ahead) > 2 * workers:
-                    yield from _finished(ahead.popleft())
+                    yield from _finished(ahead.popleft(), adapters)
             while ahead:
-                yield from _finished(ahead.popleft())
+                yield from _finished(ahead.popleft(), adapters)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -77,12 +80,16 @@ def _submitted(tensors: Iterable[PlannedTensor], encode: Encode, pool: ThreadPoo
             yield Block(tensor, start, stop, pool.submit(encode, tensor, start, stop))
 
 
-def _finished(block: Block) -> Iterator[tuple[PlannedTensor, memoryview]]:
+def _finished(block: Block, adapters: Sequence[SafetensorsFile]) -> Iterator[tuple[PlannedTensor, memoryview]]:
     yield block.tensor, block.data.result()
     folded = block.tensor.output.folded
-    if folded is not None:
-        row = folded.view.nbytes // folded.shape[0]
-        folded.view.release(block.start * row, block.stop * row)
+    if folded is None:
+        return
+    row = folded.view.nbytes // folded.shape[0]
+    folded.view.release(block.start * row, block.stop * row)
+    if block.stop == folded.shape[0]:
+        for file in adapters:
+            file.release()
 
 
 def _width(tensor: PlannedTensor) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,10 +12,10 @@ from typing import Any
 
 from adreg.export.extras import need
 from adreg.export.fold.folded import Folded
-from adreg.export.targets import Source
+from adreg.export.indexmodel import register_index
+from adreg.export.targets import Source, config_changes
 from adreg.formats.adapters.adapter import CONFIG, WEIGHTS
 from adreg.formats.bases.checkpoint import Checkpoint
-from adreg.formats.canonical import OUTPUT_HEAD, canonical_name
 from adreg.formats.dtypes import Float32
 from adreg.formats.text.chat_template import Message
 
@@ -46,7 +47,7 @@ class Reference:
 
     def log_probabilities(self, ids: Sequence[int]) -> tuple[Float32, Float32]:
         """With the adapters and without: (len(ids), vocabulary) each; row i is the distribution after i + 1 ids."""
-        with _no_bars():
+        with _quiet():
             model = adapted_model(self.base, self.sources)
         adapted = _log_probabilities(model, ids)
         if not self.sources:
@@ -56,7 +57,7 @@ class Reference:
 
     def merged_log_probabilities(self, ids: Sequence[int], folds: Mapping[str, Folded]) -> Float32:
         """What the folded weights give, in float32 and not rounded to any file's type: (len(ids), vocabulary)."""
-        with _no_bars():
+        with _quiet():
             return _log_probabilities(merged_model(self.base, folds), ids)
 
 
@@ -65,6 +66,7 @@ def open_reference(base: Checkpoint, sources: tuple[Source, ...]) -> Reference:
     need("train", "torch", "transformers", "peft")
     from transformers import AutoTokenizer
 
+    register_index()
     return Reference(base, sources, AutoTokenizer.from_pretrained(base.folder, local_files_only=True))
 
 
@@ -95,8 +97,8 @@ def merged_model(base: Checkpoint, folds: Mapping[str, Folded]) -> Any:
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
     config = AutoConfig.from_pretrained(base.folder, local_files_only=True)
-    if OUTPUT_HEAD in map(canonical_name, set(folds) - set(base)):
-        config.tie_word_embeddings = False
+    for field, value in config_changes(base, folds).items():
+        setattr(config, field, value)
     weights = {name: torch.tensor(fold.block(0, fold.shape[0])) for name, fold in folds.items()}
     kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     return kind.from_pretrained(None, config=config, state_dict=weights, dtype=torch.float32).eval()
@@ -127,14 +129,16 @@ def _folder(source: Source, folder: Path) -> Path:
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
-    """transformers' own progress bars stay off the terminal."""
+def _quiet() -> Iterator[None]:
+    """transformers' progress bars and PEFT's advice stay off the terminal."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         if shown:
             logging.enable_progress_bar()

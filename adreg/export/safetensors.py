@@ -28,7 +28,7 @@ def write_checkpoint(plan: MergePlan, folder: Path, progress: Progress) -> dict[
     in hex of each weights file by its name."""
     _write_beside(plan, folder)
     with progress.task("merge", plan.nbytes, "B") as task:
-        return {shard.name: _write_shard(shard, folder / shard.name, task) for shard in plan.shards}
+        return {shard.name: _write_shard(plan, shard, folder / shard.name, task) for shard in plan.shards}
 
 
 def _write_beside(plan: MergePlan, folder: Path) -> None:
@@ -49,11 +49,11 @@ def _write_beside(plan: MergePlan, folder: Path) -> None:
             (folder / name).write_text(text, encoding="utf-8")
 
 
-def _write_shard(shard: Shard, path: Path, task: Task) -> str:
+def _write_shard(plan: MergePlan, shard: Shard, path: Path, task: Task) -> str:
     specs = [TensorSpec(tensor.name, tensor.dtype, tensor.shape) for tensor in shard.tensors]
     with StreamedFile(path) as file:
         writer = SafetensorsWriter(file, specs, shard.metadata)
-        for tensor, data in encoded(shard.tensors, _encode):
+        for tensor, data in encoded(shard.tensors, _encode, plan.adapter_files):
             writer.write(data)
             task.advance(len(data), tensor.name)
         writer.finish()

@@ -10,15 +10,19 @@ from adreg.export.changes.change import Change, are_same
 from adreg.export.changes.families import changes_of
 from adreg.export.changes.source import Source
 from adreg.export.changes.weights import Weights, is_tied
+from adreg.export.combine.settings import Combination
+from adreg.export.combine.weights import joined
 from adreg.export.fold.folded import Folded
 from adreg.formats.bases.checkpoint import Checkpoint
 from adreg.formats.strictjson import JsonObject
 
+SUM = Combination()
 __all__ = ["Source", "assign", "config_changes", "is_tied", "unties"]
 
 
-def assign(base: Checkpoint, sources: Sequence[Source]) -> dict[str, Folded]:
+def assign(base: Checkpoint, sources: Sequence[Source], combination: Combination = SUM) -> dict[str, Folded]:
     """What every tensor of the result is made of, by its raw name; every tensor of every source is in exactly one.
+    `combination` says how the updates of several sources become one.
 
     Where the sources change the embedding table of a tied base and its output head differently, the result has a head
     of its own, `lm_head.weight`, whether the base's files hold one or not: see `unties`.
@@ -35,12 +39,10 @@ def assign(base: Checkpoint, sources: Sequence[Source]) -> dict[str, Folded]:
             found[change.tensor].append(change)
     for name, changes in found.items():
         _check_together(name, changes)
-    folds = {
-        name: _fold(weights, name, found[name]) if name in found else Folded(name, base[name], base[name].dtype)
-        for name in base
-    }
+    folds = {name: Folded(name, view, view.dtype) for name, view in base.items()}
+    folds |= {name: _fold(weights, name, changes, combination) for name, changes in found.items() if name in base}
     if weights.tied and weights.table:
-        folds = _with_head(weights, folds, found.get(weights.table, []), found.get(weights.head, []))
+        folds = _with_head(weights, folds, found.get(weights.table, []), found.get(weights.head, []), combination)
     _check_vocabulary(weights, folds, sources)
     return folds
 
@@ -60,15 +62,15 @@ def config_changes(base: Checkpoint, folds: Mapping[str, Folded]) -> JsonObject:
     return ({"tie_word_embeddings": False} if unties(base, folds) else {}) | ({"vocab_size": rows} if grown else {})
 
 
-def _fold(weights: Weights, name: str, changes: Sequence[Change]) -> Folded:
+def _fold(weights: Weights, name: str, changes: Sequence[Change], combination: Combination) -> Folded:
     own = weights.view(name)
     views = [change.view for change in changes if change.view is not None]
-    updates = tuple(change.update for change in changes if change.update is not None)
+    updates = joined([change for change in changes if change.update is not None], combination, own.shape)
     return Folded(name, views[0] if views else own, own.dtype, updates)
 
 
 def _with_head(
-    weights: Weights, folds: dict[str, Folded], table: Sequence[Change], head: Sequence[Change]
+    weights: Weights, folds: dict[str, Folded], table: Sequence[Change], head: Sequence[Change], combination: Combination
 ) -> dict[str, Folded]:
     """`folds` of a tied base with its output head: one with the table where both are changed alike, and then in no tensor
     of its own, even where the base's files hold a copy; else a new tensor."""
@@ -78,7 +80,7 @@ def _with_head(
     _check_together(weights.head, head)
     if len(table) == len(head) and all(map(are_same, table, head)):
         return {name: fold for name, fold in folds.items() if name != weights.head}
-    return folds | {weights.head: _fold(weights, weights.head, head)}
+    return folds | {weights.head: _fold(weights, weights.head, head, combination)}
 
 
 def _check_together(name: str, changes: Sequence[Change]) -> None:

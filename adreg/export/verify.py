@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from adreg.errors import VerificationFailed
@@ -13,8 +16,10 @@ from adreg.export.agreement import CHECKPOINT_LIMITS, LIMITS, MERGED_LIMIT, Agre
 from adreg.export.corpus import CONVERSATIONS, PASSAGE, corpus
 from adreg.export.extras import need
 from adreg.export.fold.folded import Folded
+from adreg.export.gguf.sentencepiece import is_comparable, is_sentencepiece
+from adreg.export.gguf.writer import write_gguf
 from adreg.export.llamacpp import LlamaCpp, llamacpp
-from adreg.export.plan import chosen_template
+from adreg.export.plan import MergePlan, chosen_template, plan_merge
 from adreg.export.reference import Reference, open_reference
 from adreg.export.targets import Source
 from adreg.formats.bases.checkpoint import Checkpoint, open_checkpoint
@@ -22,6 +27,7 @@ from adreg.formats.dtypes import Float32
 from adreg.formats.gguf.header import read_gguf
 from adreg.progress import SILENT, Progress
 
+MEMORY = Path("/proc/meminfo")
 POSITIONS, TOP, FIRST = 32, 50, 8
 MODES = ((False, False), (False, True), (True, True))
 
@@ -76,6 +82,45 @@ class Subject:
     folds: Mapping[str, Folded] | None = None
     chat_template: str | None = None
     combined: bool = False
+
+
+def verify_merge(plan: MergePlan, path: Path, progress: Progress = SILENT) -> Verification:
+    """Compare what was written to `path` by `plan` with what it should do; as `verify_gguf` and `verify_checkpoint`.
+
+    A GGUF adapter is run on its base, which is written for that in float32 and removed again.
+    """
+    request = plan.request
+    subject = Subject(request.base, request.sources, plan.folds, request.chat_template, not request.combination.is_sum)
+    if request.target == "safetensors":
+        return verify_checkpoint(path, subject, progress)
+    if request.target == "gguf":
+        return verify_gguf(path, subject, progress)
+    with TemporaryDirectory(dir=path.parent, prefix=".verify-") as place:
+        base = Path(place) / "base.gguf"
+        alone = replace(request, sources=(), target="gguf", output=base, quant="f32", verify=False)
+        write_gguf(plan_merge(alone), base, progress)
+        return verify_gguf(base, replace(subject, chat_template=plan.chat_template), progress, [path])
+
+
+def obstacle(base: Checkpoint, target: str) -> str | None:
+    """Why an artifact of `base` cannot be verified on this machine, or None."""
+    packages = ["torch", "transformers", "peft", *(["xllamacpp"] if target != "safetensors" else [])]
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        return f"{missing[0]} is not installed"
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    if base.config.get("auto_map") and base.model_type not in CONFIG_MAPPING_NAMES:
+        return "it would run code that comes with the model"
+    needed, there = 4 * base.parameters, _memory()
+    return f"it needs {needed >> 20:,} MiB of memory, and {there >> 20:,} are free" if there and needed > there else None
+
+
+def _memory() -> int | None:
+    """Bytes of memory that could be had, where the system tells."""
+    told = MEMORY.read_text() if MEMORY.is_file() else ""
+    found = re.search(r"MemAvailable: *(\d+) kB", told)
+    return int(found[1]) << 10 if found else None
 
 
 def verify_gguf(path: Path, subject: Subject, progress: Progress = SILENT, adapters: Sequence[Path] = ()) -> Verification:
@@ -211,7 +256,8 @@ def tokenizer_lines(base: Checkpoint) -> list[str]:
     compared on text that is in its normal form already."""
     definition = base.tokenizer.definition or {}
     special = [token["content"] for token in definition.get("added_tokens") or [] if token["special"]]
-    return corpus(special, decomposed=definition.get("normalizer") is None)
+    decomposed = definition.get("normalizer") is None or is_sentencepiece(base.tokenizer)
+    return [line for line in corpus(special, decomposed) if is_comparable(base.tokenizer, line)]
 
 
 def different_lines(model: LlamaCpp, reference: Reference, lines: Sequence[str]) -> list[str]:

@@ -92,6 +92,12 @@ class SafetensorsFile(Mapping[str, TensorView]):
     def __len__(self) -> int:
         return len(self.tensors)
 
+    def release(self) -> None:
+        """Let the pages of all tensors leave the process's memory; whoever looks again maps them again."""
+        mapped = next(iter(self.values())).data.obj
+        if isinstance(mapped, mmap.mmap):
+            mapped.madvise(mmap.MADV_DONTNEED)
+
 
 @dataclass(frozen=True)
 class Survey:

@@ -25,7 +25,7 @@ LLAMA2_NORMALIZER = {"type": "Sequence", "normalizers": [PREPEND, ESCAPE]}
 GEMMA_SPLIT = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 TURNS = ("<start_of_turn>", "<end_of_turn>")
-TEXTS = ("\n\n", "\n\n\n", "▁▁▁▁▁▁", "<table>")
+TEXTS = ("\n\n", "\n\n\n", "<table>")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ def definition(tokens: list[dict[str, Any]], normalizer: Any, pre_tokenizer: Any
     one, other = ({"Sequence": {"id": id_, "type_id": 0}} for id_ in "AB")
     specials = {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}
     model = {"type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True, "ignore_merges": False}
-    extra = {token["content"]: token["id"] for token in tokens if token["id"] >= len(llama.tokens)}
+    vocab = {token: id_ for id_, token in enumerate(llama.tokens)}
+    vocab |= {token["content"]: token["id"] for token in tokens if token["id"] >= len(llama.tokens)}
     return {
         "version": "1.0",
         "added_tokens": tokens,
@@ -79,7 +80,7 @@ def definition(tokens: list[dict[str, Any]], normalizer: Any, pre_tokenizer: Any
             "type": "TemplateProcessing", "single": [bos, one], "pair": [bos, one, bos, other], "special_tokens": specials,
         },
         "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
-        "model": {**model, "vocab": {token: id_ for id_, token in enumerate(llama.tokens)} | extra, "merges": llama.merges},
+        "model": {**model, "vocab": vocab, "merges": list(llama.merges)},
     }  # fmt: skip
 
 
@@ -90,18 +91,22 @@ def llama2(**changes: Any) -> dict[str, Any]:
 def phi3() -> dict[str, Any]:
     """Most of Phi-3's added tokens swallow the white space that follows them."""
     names, keep = vocabulary("phi-3").tokens, ("<unk>", "<s>", "<|endoftext|>")
-    tokens = [added(id_, names[id_], rstrip=names[id_] not in keep, special=id_ != 2) for id_ in (0, 1, 2, *range(32000, 32011))]
+    tokens = [
+        added(id_, names[id_], rstrip=names[id_] not in keep, special=id_ != 2) for id_ in (0, 1, 2, *range(32000, 32011))
+    ]
     return definition(tokens, LLAMA2_NORMALIZER)
 
 
 def gemma() -> dict[str, Any]:
     """Gemma's steps and kinds of added tokens over Llama 2's vocabulary: turns, line breaks, runs of spaces, markup."""
+    llama = vocabulary("llama-spm").tokens
     tokens = [added(id_, text) for id_, text in enumerate(("<unk>", "<s>", "</s>"))]
-    tokens += [added(32000 + i, text) for i, text in enumerate(TURNS)]
-    runs = [text for text in TEXTS if text not in vocabulary("llama-spm").tokens]
-    tokens += [added(32002 + i, text, special=False) for i, text in enumerate(runs)]
-    tokens.append(added(vocabulary("llama-spm").tokens.index("▁▁▁▁"), "▁▁▁▁", special=False))
-    return definition(tokens, ESCAPE, GEMMA_SPLIT)
+    tokens += [added(id_, text, special=False) for id_, text in enumerate(llama) if set(text) == {"▁"} and len(text) > 1]
+    tokens += [added(32000 + i, text, special=text in TURNS) for i, text in enumerate((*TURNS, *TEXTS))]
+    found = definition(tokens, ESCAPE, GEMMA_SPLIT)
+    # Gemma's runs of spaces come before all words
+    found["model"]["merges"].sort(key=lambda merge: set("".join(merge)) != {"▁"})
+    return found
 
 
 def write_tokenizer_files(folder: Path, found: dict[str, Any], model: bool = False, **config: Any) -> Path:
@@ -122,7 +127,10 @@ def write_tokenizer_files(folder: Path, found: dict[str, Any], model: bool = Fal
 def model_file(found: Vocabulary, kind: int = 2, byte_fallback: bool = True, normalizer: bytes = b"\x20\x00") -> bytes:
     """A tokenizer.model in protobuf's wire format: pieces, the trainer's settings, the normaliser's."""
     pieces = zip(found.tokens, found.scores, found.types, strict=True)
-    written = [_bytes(1, _bytes(1, text.encode()) + struct.pack("<Bf", 21, score) + bytes((24, type_))) for text, score, type_ in pieces]
+    written = [
+        _bytes(1, _bytes(1, text.encode()) + struct.pack("<Bf", 21, score) + bytes((24, type_)))
+        for text, score, type_ in pieces
+    ]
     # field 3 is the kind of model, field 35 whether bytes stand in for unknown characters
     trainer = bytes((24, kind)) + _varint(35 << 3) + bytes((byte_fallback,))
     return b"".join(written) + _bytes(2, trainer) + _bytes(3, normalizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -65,6 +66,23 @@ def test_a_tied_base_gets_a_head_of_its_own_and_behaves_as_the_adapter_on_it(nam
     with torch.inference_mode():
         expected = peft_model(base, adapter, dtype="float32").eval()(ids).logits
         assert torch.allclose(merged.eval()(ids).logits, expected, rtol=0, atol=2e-5 * float(expected.abs().max()))
+
+
+def test_a_pruned_adalora_keeps_the_scaling_of_the_rank_it_started_with(fold_bases, fold_adapters, tmp_path):
+    adapter = shutil.copytree(fold_adapters("adalora"), tmp_path / "pruned")
+    tensors, config = load_file(adapter / WEIGHTS), json.loads((adapter / "adapter_config.json").read_text())
+    kept, module = [True, False, True, True, False, False], "model.layers.0.self_attn.q_proj"
+    for part, rows in (("A", (kept,)), ("E", (kept,)), ("B", (slice(None), kept))):
+        name = f"base_model.model.{module}.lora_{part}"
+        tensors[name] = tensors[name][rows].contiguous()
+    save_file(tensors, adapter / WEIGHTS)
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"rank_pattern": {f"{module}.lora_E": kept}}))
+    _, folds = fold(fold_bases["llama"], adapter)
+    # on a bf16 base PEFT rounds the pruned parameters when it loads them
+    theirs = peft_merge(fold_bases["llama"], adapter, tmp_path / "merged", dtype="float32")
+    name = f"{module}.weight"
+    assert folds[name].adapted
+    np.testing.assert_allclose(whole(folds[name]), theirs[name], rtol=0, atol=3e-7)
 
 
 def test_a_tied_base_whose_two_sides_are_adapted_alike_stays_tied(fold_bases, tmp_path):

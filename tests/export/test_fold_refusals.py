@@ -19,11 +19,11 @@ PREFIX = "base_model.model."
 
 
 @pytest.fixture
-def altered(fold_bases, fold_adapters, tmp_path):
+def altered(fold_bases, fold_adapters, tmp_path_factory):
     """A function that copies a case's adapter with other settings and tensors, and assigns it."""
 
     def alter(name, settings=None, tensors=None, base=None, weight=1.0):
-        folder = shutil.copytree(fold_adapters(name), tmp_path / "altered", dirs_exist_ok=True)
+        folder = shutil.copytree(fold_adapters(name), tmp_path_factory.mktemp("altered") / "copy")
         path, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | (settings or {})))
         save_file((tensors or dict)(load_file(path)), path)

@@ -79,6 +79,9 @@ def test_index_runs_as_a_llama_whose_output_rows_are_normalised(tokenizer_folder
     with llamacpp(result.path, context=128) as model:
         found = [model.next_tokens(ids[:length], TOP, ids[length]) for length in range(FIRST, len(ids) - 1)]
     assert compare(found, expected, expected).max_delta < 0.001 < 0.1 < compare(found, wrong, wrong).max_delta
+    # and without its remote code, as a verification runs it
+    verified = verify_gguf(result.path, Subject(open_checkpoint(index), (source(adapter),)))
+    assert verified.passed and verified.max_delta_logprob < 0.001
 
 
 def test_index_without_its_normalised_head_is_a_llama(tokenizer_folder, tmp_path):

@@ -8,22 +8,24 @@ from typing import Any
 import pytest
 
 from adreg.errors import AdregError, FormatError, UnsupportedError
-from adreg.export.corpus import corpus
 from adreg.export.gguf.sentencepiece import is_sentencepiece, sentencepiece_vocabulary
 from adreg.export.llamacpp import llamacpp
 from adreg.export.reference import open_reference
-from adreg.export.verify import different_lines
+from adreg.export.verify import different_lines, tokenizer_lines
 from adreg.formats.bases.checkpoint import open_checkpoint
+from adreg.formats.gguf.header import read_gguf
 from adreg.formats.text.sentencepiece import read_sentencepiece
 from adreg.formats.text.tokenizer import TokenizerFiles
 from tests.builders import build_checkpoint
 from tests.export import spm
 from tests.export.merging import merge
-from tests.export.oracle import FOLDER, needs_oracle
+from tests.export.oracle import FOLDER, convert, needs_oracle
+from tests.export.test_gguf_against_converter import OURS, assert_same_tensors
 
 pytestmark = spm.needs_vocabularies
 ROWS = 32016
 TINY = {"vocab_size": ROWS, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "max_position_embeddings": 64}
+GEMMA_CLASS = {"tokenizer_class": "GemmaTokenizer", "pad_token": "<unk>", "mask_token": "<unk>"}
 LIST_PIECES = """
 import json, sys
 from sentencepiece import SentencePieceProcessor
@@ -70,22 +72,44 @@ def test_merges_give_the_scores_that_tokenizer_model_has(tmp_path):
     assert sorted(scored, key=lambda id_: -ours.scores[id_]) == ranks
 
 
+@needs_oracle
+@pytest.mark.parametrize(
+    ("kind", "build", "name"),
+    [("phi3", spm.phi3, "Phi3"), pytest.param("llama", spm.llama2, "Name", marks=pytest.mark.slow)],
+    ids=["phi3", "llama"],
+)
+def test_with_tokenizer_model_the_converter_writes_the_same(kind, build, name, tmp_path):
+    tokenizer = spm.write_tokenizer_files(tmp_path / "tokenizer", build(), model=True)
+    # 32016 rows would be a CodeLlama to the converter
+    base = build_checkpoint(tmp_path / name, kind, tokenizer, **TINY | {"vocab_size": 32020})
+    ours = read_gguf(merge(base, output=tmp_path / "ours.gguf", precision="compat", name=name).path)
+    theirs = read_gguf(convert(base, tmp_path / "theirs.gguf", "f16"))
+    assert_same_tensors(ours, theirs)
+    fields, expected = (
+        {key: value for key, value in file.fields.items() if not key.startswith((*OURS, "general.basename"))}
+        for file in (ours, theirs)
+    )
+    assert fields == expected | {"tokenizer.ggml.add_space_prefix": True}
+
+
 @pytest.mark.parametrize(
     ("build", "settings", "name"),
     [
         (spm.llama2, {"model": False}, "llama"),
         (spm.llama2, {"model": True}, "llama"),
+        (spm.llama2, {"tokenizer_class": "LlamaTokenizer"}, "mistral"),
         (spm.phi3, {"model": False, "eos_token": "<|endoftext|>"}, "Phi-3 tiny"),
-        (spm.gemma, {"model": False}, "gemma"),
+        pytest.param(spm.gemma, {"model": False}, "gemma", marks=pytest.mark.slow),
+        pytest.param(spm.gemma, GEMMA_CLASS, "gemma", marks=pytest.mark.slow),
         (spm.gemma, {"model": True}, "gemma"),
     ],
-    ids=["llama2", "llama2-tokenizer.model", "phi3", "gemma", "gemma-tokenizer.model"],
+    ids=["llama2", "llama2-tokenizer.model", "metaspace", "phi3", "gemma", "gemma-class", "gemma-tokenizer.model"],
 )
 def test_real_llama_cpp_tokenises_every_line_as_transformers_does(build, settings, name, tmp_path):
     found = build()
     tokenizer = spm.write_tokenizer_files(tmp_path / "tokenizer", found, **settings)
     base = open_checkpoint(build_checkpoint(tmp_path / "base", "llama", tokenizer, **TINY))
-    lines = corpus([token["content"] for token in found["added_tokens"]])
+    lines = tokenizer_lines(base)
     with llamacpp(merge(base.folder, output=tmp_path / "it.gguf", name=name).path, 512) as model:
         assert different_lines(model, open_reference(base, ()), lines) == []
     assert len(lines) > 200
@@ -116,6 +140,7 @@ REFUSED = {
     "pre-tokenizer": (_with(lambda it: it.update(pre_tokenizer={"type": "Whitespace"})), {}, "Whitespace"),
     "two-orders": (_with(_merge_first), {}, "before"),
     "unmade": (_with(_forget), {}, "▁the"),
+    "late-spaces": (_with(lambda it: it["added_tokens"].append(spm.added(268, "▁▁▁▁", special=False))), {}, "after"),
     "byte": (_with(lambda it: it["model"]["vocab"].pop("<0x0A>")), {}, "byte 10"),
     "dropout": (_with(lambda it: it["model"].update(dropout=0.1)), {}, "dropout"),
     "lstrip": (_with(lambda it: it["added_tokens"].append(spm.added(32000, "<x>", lstrip=True))), {}, "lstrip"),
@@ -142,7 +167,7 @@ def test_a_tokenizer_model_of_another_kind_is_refused(changes, tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(spm.model_file(spm.vocabulary("llama-spm"), **changes))
     files = TokenizerFiles(tmp_path)
     assert is_sentencepiece(files)
-    with pytest.raises(UnsupportedError, match="BPE|UNIGRAM"):
+    with pytest.raises(UnsupportedError, match=r"of type (BPE|UNIGRAM)"):
         sentencepiece_vocabulary(files, ROWS, "name")
 
 
@@ -151,4 +176,4 @@ def test_tokenizer_model_alone_is_enough(tmp_path):
     (tmp_path / "added_tokens.json").write_text(json.dumps({"<x>": 32001}))
     found, real = sentencepiece_vocabulary(TokenizerFiles(tmp_path), 32003, "name"), spm.vocabulary("llama-spm")
     assert found.tokens == [*real.tokens, "[PAD32000]", "<x>", "[PAD32002]"]
-    assert found.types == [*real.types, 5, 4, 5] and found.scores[:32000] == list(real.scores) and found.space_prefix
+    assert found.types == [*real.types, 5, 4, 5] and (found.scores or [])[:32000] == list(real.scores) and found.space_prefix

@@ -81,7 +81,7 @@ def values(shape: tuple[int, ...], seed: int) -> Float32:
 
 
 def stored(numbers: Float32, dtype: str = "BF16") -> Stored:
-    return Stored(dtype, numbers.shape, from_float32(numbers, dtype))
+    return Stored(dtype, numbers.shape, bytes(from_float32(numbers, dtype)))
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,11 @@ class Combination:
             raise UsageError(f"{self.method} cannot have the rank {self.rank}", "use svd, or leave out --rank")
 
     @property
+    def is_sum(self) -> bool:
+        """Whether it is the weighted sum of the updates, however it is written down."""
+        return self.method in (Method.LINEAR, Method.CAT)
+
+    @property
     def kept(self) -> float:
         """The share of each update that stays."""
         return 1.0 if self.density is None else self.density

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 
@@ -24,14 +24,11 @@ class ExpertsUpdate:
     label: str
 
     def apply(self, values: Float32, start: int, stop: int) -> Float32:
+        whole = slice(0, self.module.b.shape[0])
         for expert in range(start, stop):
-            b = self._b[:, expert :: self.experts]
-            values[expert - start] += (b @ _expert_a(self.module, self.experts, expert)) * np.float32(self.factor)
+            a, b = _expert_a(self.module, self.experts, expert), _expert_b(self.module, self.experts, expert, whole)
+            values[expert - start] += (b @ a) * np.float32(self.factor)
         return values
-
-    @cached_property
-    def _b(self) -> Float32:
-        return self.module.b.float32()
 
 
 def split_updates(

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -18,7 +17,8 @@ class LoraUpdate:
     """`factor` is the user's weight times the module's own scaling.
 
     `transposed` says that the base stores the tensor as (in, out), as Conv1D weights and embeddings are: there the
-    update is (B @ A)^T. Source: peft tuners/lora/layer.py, `get_delta_weight`.
+    update is (B @ A)^T. A and B are read for every block anew: no merge holds a whole adapter in memory.
+    Source: peft tuners/lora/layer.py, `get_delta_weight`.
     """
 
     module: LoraModule
@@ -30,19 +30,18 @@ class LoraUpdate:
         """Add the update of rows `start:stop` to `values`, which are those rows; in place."""
         return _add_product(values, self._a, self._b, self.factor, self.transposed, start, stop)
 
-    @cached_property
+    @property
     def _a(self) -> Float32:
         return self.module.a.float32()
 
-    @cached_property
+    @property
     def _b(self) -> Float32:
         return self.module.b.float32()
 
 
 @dataclass(frozen=True)
 class ProductUpdate:
-    """As `LoraUpdate`, with an A (rank, in) and a B (out, rank) that are made from the adapter's tensors when they are
-    first needed."""
+    """As `LoraUpdate`, with an A (rank, in) and a B (out, rank) that are made of the adapter's tensors."""
 
     a: Callable[[], Float32]
     b: Callable[[], Float32]
@@ -51,15 +50,7 @@ class ProductUpdate:
     transposed: bool = False
 
     def apply(self, values: Float32, start: int, stop: int) -> Float32:
-        return _add_product(values, self._a, self._b, self.factor, self.transposed, start, stop)
-
-    @cached_property
-    def _a(self) -> Float32:
-        return self.a()
-
-    @cached_property
-    def _b(self) -> Float32:
-        return self.b()
+        return _add_product(values, self.a(), self.b(), self.factor, self.transposed, start, stop)
 
 
 def _add_product(values: Float32, a: Float32, b: Float32, factor: float, transposed: bool, start: int, stop: int) -> Float32:

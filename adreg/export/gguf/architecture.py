@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -114,6 +115,19 @@ def whole(base: Checkpoint, *keys: str) -> int:
     if type(value) is not int or not 0 < value < 1 << 31:
         raise FormatError(base.folder / "config.json", f"{keys[0]} is {value!r}, not a whole number", "B-CFG-0")
     return value
+
+
+def real(base: Checkpoint, key: str, default: float) -> float:
+    """The positive number that config.json gives under `key`, or `default`, which transformers takes without one."""
+    value = base.config.get(key, default)
+    if not is_number(value):
+        raise FormatError(base.folder / "config.json", f"{key} is {value!r}, not a number", "B-CFG-0")
+    return float(value)
+
+
+def is_number(value: object) -> bool:
+    """Whether `value` is a positive number that can be computed with."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _in_order(base: Checkpoint, folds: Mapping[str, Folded]) -> Iterator[Folded]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from adreg.errors import FormatError, UnsupportedError
-from adreg.export.gguf.architecture import BLOCK_COUNT, whole
+from adreg.export.gguf.architecture import BLOCK_COUNT, is_number, whole
 from adreg.export.targets import is_tied
 from adreg.formats.bases.checkpoint import Checkpoint
 from adreg.formats.bases.modelconfig import rope
@@ -19,7 +19,14 @@ from adreg.formats.canonical import OUTPUT_HEAD, canonical_name
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-YARN = {"rope_type", "rope_theta", "factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor"}
+SIZES = ("hidden_size", "intermediate_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers")
+LENGTH = "original_max_position_embeddings"
+ROPE_NUMBERS = {
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", LENGTH),
+    "yarn": ("factor", LENGTH),
+}
+YARN = {"rope_type", "rope_theta", "factor", LENGTH, "beta_fast", "beta_slow", "attention_factor"}
 WAY_OUT = "use --to safetensors"
 
 
@@ -43,20 +50,34 @@ def key_value_heads(base: Checkpoint) -> int:
 
 
 def check_decoder(base: Checkpoint, rope_types: tuple[str, ...], activation: str = "silu") -> None:
-    """Refuse another activation than `activation`, other rotary settings than `rope_types`, and a head that is said to
-    be there and is not."""
+    """Refuse sizes that are no numbers, another activation than `activation`, other rotary settings than `rope_types`,
+    and a head that is said to be there and is not."""
     config, scaling = base.config, rope(base.config)
+    for key in SIZES:
+        whole(base, key)
     if config.get("hidden_act", activation) != activation:
         raise UnsupportedError(f"GGUF for a {base.architecture} with the activation {config['hidden_act']!r}", WAY_OUT)
-    if scaling["rope_type"] not in rope_types or (scaling["rope_type"] == "yarn" and not _is_plain_yarn(scaling)):
+    if scaling["rope_type"] not in rope_types or not _is_usual(scaling):
         raise UnsupportedError(f"GGUF for a {base.architecture} with the rope parameters {scaling}", WAY_OUT)
     if config.get("tie_word_embeddings") is False and is_tied(base):
         raise FormatError(base.folder, f"has no {OUTPUT_HEAD}, and config.json says that it is not tied", "B-DIR-2")
 
 
+def check_heads(base: Checkpoint) -> None:
+    """Refuse projections whose rows are not those of the heads that config.json counts."""
+    size = head_size(base)
+    for name, count in (("q_proj", heads(base)), ("k_proj", key_value_heads(base))):
+        rows = _rows(base, f"layers.0.self_attn.{name}.weight")
+        if rows != count * size or size % 2:
+            raise FormatError(base.folder, f"has {rows} rows in {name} for {count} heads of {size}", "B-SHP-2")
+
+
 def rotated_part(base: Checkpoint) -> float:
     """How much of each head the rotary embeddings turn."""
-    return float(rope(base.config).get("partial_rotary_factor") or base.config.get("partial_rotary_factor") or 1.0)
+    part = rope(base.config).get("partial_rotary_factor") or base.config.get("partial_rotary_factor") or 1.0
+    if not is_number(part):
+        raise FormatError(base.folder / "config.json", f"partial_rotary_factor is {part!r}, not a number", "B-CFG-0")
+    return float(part)
 
 
 def check_whole_rotation(base: Checkpoint) -> None:
@@ -104,12 +125,14 @@ YARN_WRITERS = {
 }
 
 
-def _is_plain_yarn(scaling: Mapping[str, Any]) -> bool:
-    """Whether llama.cpp scales the attention as these parameters say: it always takes 0.1 ln(factor) + 1."""
-    if not set(scaling) <= YARN or not {"factor", "original_max_position_embeddings"} <= set(scaling):
+def _is_usual(scaling: Mapping[str, Any]) -> bool:
+    """Whether the numbers are there, and llama.cpp scales the attention of yarn so: it always takes 0.1 ln(factor) + 1."""
+    if not all(is_number(scaling.get(key)) for key in ROPE_NUMBERS.get(scaling["rope_type"], ())):
         return False
+    if scaling["rope_type"] != "yarn":
+        return True
     usual = 0.1 * math.log(scaling["factor"]) + 1
-    return math.isclose(scaling.get("attention_factor") or usual, usual, rel_tol=1e-5)
+    return set(scaling) <= YARN and math.isclose(scaling.get("attention_factor") or usual, usual, rel_tol=1e-5)
 
 
 def _rows(base: Checkpoint, name: str) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adreg.errors import FormatError, UnsupportedError
-from adreg.export.gguf.architecture import BLOCK_COUNT, Architecture, whole
+from adreg.export.gguf.architecture import BLOCK_COUNT, Architecture, real, whole
 from adreg.export.targets import is_tied
 from adreg.export.tensors import Transform
 from adreg.formats.bases.checkpoint import Checkpoint
@@ -48,7 +48,7 @@ def _describe(writer: GGUFWriter, base: Checkpoint, file_type: int, _rows: int) 
     writer.add_embedding_length(width)
     writer.add_feed_forward_length(base.config.get("n_inner") or 4 * width)
     writer.add_head_count(whole(base, "n_head", "num_attention_heads"))
-    writer.add_layer_norm_eps(base.config.get("layer_norm_epsilon", 1e-5))
+    writer.add_layer_norm_eps(real(base, "layer_norm_epsilon", 1e-5))
     writer.add_file_type(file_type)
 
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adreg.export.gguf.architecture import Architecture
+from adreg.export.gguf.architecture import Architecture, real
 from adreg.export.gguf.decoder import (
     check_decoder,
+    check_heads,
     check_whole_rotation,
     head_size,
     write_head_size,
@@ -72,6 +73,7 @@ def normalised(rows: Float32) -> Float32:
 
 def _check(base: Checkpoint) -> None:
     check_decoder(base, ("default", "linear", "llama3", "yarn"))
+    check_heads(base)
     check_whole_rotation(base)
 
 
@@ -87,7 +89,7 @@ def _factors(base: Checkpoint) -> Iterator[OutputTensor]:
 def _describe(writer: GGUFWriter, base: Checkpoint, file_type: int, rows: int) -> None:
     write_sizes(writer, base)
     write_rope(writer, base)
-    writer.add_layer_norm_rms_eps(base.config.get("rms_norm_eps", 1e-6))
+    writer.add_layer_norm_rms_eps(real(base, "rms_norm_eps", 1e-6))
     write_head_size(writer, base)
     writer.add_file_type(file_type)
     writer.add_vocab_size(rows)

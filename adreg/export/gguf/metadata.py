@@ -25,19 +25,22 @@ def size_label(tensors: Sequence[PlannedTensor]) -> str:
     return str(gguf.size_label(parameters, parameters, 0, 0))
 
 
-def file_name(name: str, tensors: Sequence[PlannedTensor], quant: str) -> str:
+def file_name(name: str, tensors: Sequence[PlannedTensor], quant: str, is_adapter: bool = False) -> str:
     """The file's name by the GGUF naming convention: `<name>-<size>-<encoding>.gguf`."""
     import gguf
 
-    return f"{gguf.naming_convention(name, None, None, None, size_label(tensors), quant)}.gguf"
+    kind = "LoRA" if is_adapter else None
+    return f"{gguf.naming_convention(name, None, None, None, size_label(tensors), quant, kind)}.gguf"
 
 
-def write_general(writer: GGUFWriter, base: Checkpoint, base_name: str, name: str, tensors: Sequence[PlannedTensor]) -> None:
+def write_general(
+    writer: GGUFWriter, base: Checkpoint, base_name: str, name: str, tensors: Sequence[PlannedTensor], is_adapter: bool
+) -> None:
     """What the model is called, where it comes from, its license and the sampling settings its authors advise."""
     from gguf import GGUFType, Metadata
 
     card = Metadata.load_model_card(base.folder)
-    writer.add_type(GGUFType.MODEL)
+    writer.add_type(GGUFType.ADAPTER if is_adapter else GGUFType.MODEL)
     Metadata(
         name=name,
         size_label=size_label(tensors),

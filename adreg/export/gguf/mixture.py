@@ -100,6 +100,7 @@ def _of_down(layer: int, quant: str, traits: Traits) -> str | None:
 
 def traits_of(base: Checkpoint, architecture: Architecture) -> Traits:
     """The traits of `base`, which llama.cpp runs as `architecture`."""
+    base = architecture.part(base)
     layers, heads = whole(base, *BLOCK_COUNT), whole(base, "num_attention_heads", "n_head")
     keys = base.config.get("num_key_value_heads") or heads
     grouped = architecture.name == "qwen2" or (architecture.name == "llama" and keys != heads)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from adreg.errors import FormatError, UnsupportedError
-from adreg.export.gguf.architecture import BLOCK_COUNT, Architecture, whole
+from adreg.export.gguf.architecture import BLOCK_COUNT, Architecture, is_number, real, whole
 from adreg.export.gguf.decoder import WAY_OUT, check_decoder, heads, rotated_part
 from adreg.export.tensors import OutputTensor
 from adreg.formats.bases.checkpoint import Checkpoint
@@ -53,7 +53,7 @@ def _factors(base: Checkpoint) -> Iterator[OutputTensor]:
         return
     for length in LENGTHS:
         values = found.get(f"{length}_factor") or ()
-        if 2 * len(values) != rotated_size(base):
+        if 2 * len(values) != rotated_size(base) or not all(map(is_number, values)):
             why = f"has {len(values)} {length} rope factors for {rotated_size(base)} rotated elements"
             raise FormatError(base.folder / "config.json", why, "B-CFG-0")
         yield OutputTensor(f"rope_factors_{length}.weight", (len(values),), None, values=tuple(values))
@@ -70,7 +70,7 @@ def _describe(writer: GGUFWriter, base: Checkpoint, file_type: int, _rows: int) 
     writer.add_block_count(whole(base, *BLOCK_COUNT))
     writer.add_head_count(heads(base))
     writer.add_head_count_kv(whole(base, "num_key_value_heads", "num_attention_heads"))
-    writer.add_layer_norm_rms_eps(base.config.get("rms_norm_eps", 1e-5))
+    writer.add_layer_norm_rms_eps(real(base, "rms_norm_eps", 1e-5))
     writer.add_rope_dimension_count(rotated_size(base))
     writer.add_rope_freq_base(scaling["rope_theta"])
     writer.add_file_type(file_type)

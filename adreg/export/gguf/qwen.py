@@ -9,10 +9,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from adreg.errors import UnsupportedError
-from adreg.export.gguf.architecture import Architecture, whole
+from adreg.export.gguf.architecture import Architecture, real, whole
 from adreg.export.gguf.decoder import (
     WAY_OUT,
     check_decoder,
+    check_heads,
     check_whole_rotation,
     head_size,
     heads,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 def _check(base: Checkpoint) -> None:
     check_decoder(base, ("default", "linear", "yarn"))
+    check_heads(base)
     check_whole_rotation(base)
     if base.config.get("use_sliding_window"):
         raise UnsupportedError(f"GGUF for a {base.architecture} with sliding windows", WAY_OUT)
@@ -35,14 +37,14 @@ def _check(base: Checkpoint) -> None:
 
 def _check_qwen2(base: Checkpoint) -> None:
     _check(base)
-    if head_size(base) * heads(base) != whole(base, "hidden_size"):
+    if heads(base) * head_size(base) != whole(base, "hidden_size"):
         raise UnsupportedError(f"GGUF for a {base.architecture} whose heads do not add up to its width", WAY_OUT)
 
 
 def _describe(writer: GGUFWriter, base: Checkpoint, file_type: int, _rows: int) -> None:
     write_sizes(writer, base)
     write_rope(writer, base)
-    writer.add_layer_norm_rms_eps(base.config.get("rms_norm_eps", 1e-6))
+    writer.add_layer_norm_rms_eps(real(base, "rms_norm_eps", 1e-6))
     if base.model_type != "qwen2" or base.config.get("head_dim") is not None:
         write_head_size(writer, base)
     writer.add_file_type(file_type)

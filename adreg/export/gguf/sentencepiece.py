@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from adreg.errors import FormatError, UnsupportedError
 from adreg.export.gguf.pretokenizer import steps_of
-from adreg.export.gguf.vocabulary import Vocabulary, added_type, padding
+from adreg.export.gguf.vocabulary import ENDINGS, Vocabulary, added_type, padding
 from adreg.formats.strictjson import JsonObject, read_object
 from adreg.formats.text.sentencepiece import ModelType, Piece, PieceType, read_sentencepiece
 from adreg.formats.text.tokenizer import CONFIG_LIMIT, TokenizerFiles
@@ -28,6 +28,7 @@ PREPEND = {"type": "Prepend", "prepend": SPACE}
 # Gemma's, which finds no space to split at once they are escaped
 IDLE = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 UNUSUAL = ("continuing_subword_prefix", "end_of_word_suffix", "dropout", "ignore_merges")
+METASPACE_CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast")
 # whose names llama.cpp looks for, and which of their tokens do not swallow white space
 PHI3 = ("phi-3", "phi3")
 KEEP_SPACE = {"<unk>", "<s>", "<|endoftext|>"}
@@ -62,6 +63,26 @@ def sentencepiece_vocabulary(files: TokenizerFiles, rows: int, name: str) -> Voc
         _check_merges(files.definition, {piece.text: piece for piece in pieces})
     texts, types, scores = zip(*((piece.text, int(piece.type), piece.score) for piece in pieces), strict=True)
     return Vocabulary("llama", "default", list(texts), list(types), list(scores), prefix)
+
+
+def is_comparable(files: TokenizerFiles, text: str) -> bool:
+    """Whether llama.cpp can make the tokens of `text` that transformers makes.
+
+    Metaspace puts a space before a text only where none is, and not after special tokens; llama.cpp always does.
+    llama.cpp takes what usually ends an answer for a control token, though the tokenizer calls it text.
+    """
+    added = (files.definition or {}).get("added_tokens") or []
+    within = [token for token in added if token["content"] in text]
+    if _prefixes_once(files) and (within or text.startswith(" ")):
+        return False
+    return not any(token["content"] in ENDINGS and not token["special"] for token in within)
+
+
+def _prefixes_once(files: TokenizerFiles) -> bool:
+    """Whether the tokenizer is Metaspace's, by its file or as transformers 5 builds it for the class of Llama."""
+    steps = steps_of((files.definition or {}).get("pre_tokenizer"))
+    metaspace = any(step.get("type") == "Metaspace" and step.get("prepend_scheme") != "never" for step in steps)
+    return is_sentencepiece(files) and (metaspace or files.config.get("tokenizer_class") in METASPACE_CLASSES)
 
 
 def _space_prefix(files: TokenizerFiles) -> bool:
@@ -175,14 +196,19 @@ def _check_merges(definition: JsonObject, pieces: Mapping[str, Piece]) -> None:
     odd = {key: model[key] for key in UNUSUAL if model.get(key)}
     if odd:
         raise UnsupportedError(f"a SentencePiece tokenizer with {odd} in GGUF", WAY_OUT)
-    last = None
+    unescaped = {token["content"] for token in definition.get("added_tokens") or () if not token.get("normalized")}
+    last, words = None, False
     for left, right in merges:
         found = pieces.get(left + right)
+        if found is None and words and left + right in unescaped:
+            raise UnsupportedError(
+                f"a tokenizer that merges {left + right!r} after words, as llama.cpp cannot, in GGUF", WAY_OUT
+            )
         if found is None or found.type != PieceType.NORMAL or found is last:
             continue
         if last and found.score > last.score:
             raise UnsupportedError(f"a tokenizer that merges {last.text!r} before {found.text!r} and after it in GGUF", WAY_OUT)
-        last = found
+        last, words = found, words or bool(found.text.strip(SPACE))
     for text in _unmade(model, merges, pieces):
         raise UnsupportedError(f"a tokenizer whose merges do not make {text!r}, and llama.cpp's would, in GGUF", WAY_OUT)
 
@@ -192,7 +218,6 @@ def _unmade(model: JsonObject, merges: list[tuple[str, str]], pieces: Mapping[st
     from tokenizers.models import BPE
 
     bpe = BPE(model["vocab"], merges, unk_token=model.get("unk_token"), byte_fallback=True, fuse_unk=True)
-    for text, piece in pieces.items():
-        if piece.type == PieceType.NORMAL and len(text) > 1 and len(bpe.tokenize(text)) > 1:
-            if any(text[:at] in pieces and text[at:] in pieces for at in range(1, len(text))):
-                yield text
+    normal = (text for text, piece in pieces.items() if piece.type == PieceType.NORMAL)
+    joined = (text for text in normal if any(text[:at] in pieces and text[at:] in pieces for at in range(1, len(text))))
+    yield from (text for text in joined if len(bpe.tokenize(text)) > 1)

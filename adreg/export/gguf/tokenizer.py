@@ -6,19 +6,12 @@ from typing import TYPE_CHECKING
 
 from adreg.export.gguf.bytelevel import byte_level_vocabulary
 from adreg.export.gguf.sentencepiece import is_sentencepiece, sentencepiece_vocabulary
-from adreg.export.gguf.vocabulary import Vocabulary
+from adreg.export.gguf.vocabulary import ENDINGS, Vocabulary
 from adreg.formats.bases.checkpoint import Checkpoint
 from adreg.formats.strictjson import read_object
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
-
-# what llama.cpp ends an answer at, whatever the fields say (src/llama-vocab.cpp)
-ENDINGS = (
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
-    "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>",
-    "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[",
-)  # fmt: skip
 
 
 def write_tokenizer(writer: GGUFWriter, base: Checkpoint, rows: int, name: str, template: str | None) -> None:

@@ -58,5 +58,7 @@ def encode(values: Float32, dtype: str, name: str) -> memoryview:
     if dtype == "F32":
         return from_float32(values, dtype)
     if dtype == "F16" and values.size and max(float(values.max()), -float(values.min())) >= F16_LIMIT:
-        raise UnsupportedError(f"f16 for {name}, which holds values beyond 65504,", "use a type that reaches further, such as bf16")
+        raise UnsupportedError(
+            f"f16 for {name}, which holds values beyond 65504,", "use a type that reaches further, such as bf16"
+        )
     return quantise(values, dtype).data.cast("B")

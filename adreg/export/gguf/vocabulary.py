@@ -8,6 +8,12 @@ from adreg.formats.strictjson import JsonObject
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 CONTROLS = ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
+# what llama.cpp ends an answer at, whatever the fields say (src/llama-vocab.cpp)
+ENDINGS = (
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
+    "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>",
+    "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[",
+)  # fmt: skip
 BRACKETS = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
 
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from adreg.export.gguf.adapter import write_adapter_fields
 from adreg.export.gguf.architectures import architecture_of
 from adreg.export.gguf.metadata import write_general, write_provenance
+from adreg.export.gguf.stamp import reserve
 from adreg.export.gguf.tokenizer import write_tokenizer
 from adreg.export.gguf.types import FILE_TYPES, encode
 from adreg.export.pipeline import encoded
@@ -33,7 +35,7 @@ def write_gguf(plan: MergePlan, path: Path, progress: Progress) -> str:
     with StreamedFile(path) as file, progress.task("merge", plan.nbytes, "B") as task:
         file.write(front)
         due = 0
-        for tensor, data in encoded(plan.tensors, _encoder(plan)):
+        for tensor, data in encoded(plan.tensors, _encoder(plan), plan.adapter_files):
             file.write(data)
             task.advance(len(data), tensor.name)
             due = (due or tensor.nbytes) - len(data)
@@ -94,13 +96,25 @@ def _announce(writer: GGUFWriter, plan: MergePlan) -> None:
 
 
 def _write_fields(writer: GGUFWriter, plan: MergePlan) -> None:
+    request = plan.request
+    base_name = request.base_name or request.base.folder.name
+    write_general(writer, request.base, base_name, plan.name, plan.tensors, plan.alpha is not None)
+    if plan.alpha is None:
+        _write_model(writer, plan)
+    else:
+        write_adapter_fields(writer, plan.alpha)
+    write_provenance(writer, plan.record())
+    if request.verify:
+        reserve(writer)
+
+
+def _write_model(writer: GGUFWriter, plan: MergePlan) -> None:
+    """Hyperparameters and tokenizer."""
     from gguf import GGML_QUANT_VERSION, LlamaFileType
 
-    request = plan.request
+    base = plan.request.base
     rows = next(tensor.shape[0] for tensor in plan.tensors if tensor.name == EMBEDDINGS)
-    write_general(writer, request.base, request.base_name or request.base.folder.name, plan.name, plan.tensors)
-    file_type = LlamaFileType[FILE_TYPES[request.quant or "f16"]]
-    architecture_of(request.base).describe(writer, request.base, file_type, rows)
+    file_type = LlamaFileType[FILE_TYPES[plan.request.quant or "f16"]]
+    architecture_of(base).describe(writer, base, file_type, rows)
     writer.add_quantization_version(GGML_QUANT_VERSION)
-    write_tokenizer(writer, request.base, rows, plan.name, plan.chat_template)
-    write_provenance(writer, plan.record())
+    write_tokenizer(writer, base, rows, plan.name, plan.chat_template)

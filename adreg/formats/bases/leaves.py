@@ -141,7 +141,7 @@ def _hasher(dtype: str, shape: tuple[int, ...]) -> blake3:
     return blake3(message("adreg.leaf.v1", dtype, canonical_json(list(shape))), max_threads=blake3.AUTO)
 
 
-def _as_bfloat16(window: memoryview, dtype: str) -> Iterator[bytes]:
+def _as_bfloat16(window: memoryview, dtype: str) -> Iterator[bytes | memoryview]:
     import numpy as np
 
     step = CHUNK_ELEMENTS * (4 if dtype == "F32" else 2)

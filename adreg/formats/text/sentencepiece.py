@@ -64,7 +64,7 @@ class SentencePieceModel:
     def settings(self) -> str:
         """All but the pieces, for messages."""
         does = ("byte_fallback", "charsmap", "remove_extra_whitespaces")
-        return f"of type {self.type.name} with {({name: getattr(self, name) for name in does})}"
+        return f"of type {self.type.name} with { ({name: getattr(self, name) for name in does}) }"
 
 
 def read_sentencepiece(path: Path) -> SentencePieceModel:
