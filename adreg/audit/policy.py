@@ -17,13 +17,15 @@ FORBIDS: Mapping[str, Severity] = {
     "serve": Severity.ERR,
 }
 UNRECORDED, QUANTISED = {"B-ID-1": Severity.WARN}, {"B-QNT-1": Severity.WARN}
+UNSERVED = {"K-CFG-2": Severity.WARN, "K-CFG-8": Severity.WARN}
 ASKS: Mapping[str, Mapping[str, Severity]] = {
     "merge": UNRECORDED | QUANTISED,
     "export": UNRECORDED | QUANTISED,
-    "serve": UNRECORDED,
+    "serve": UNRECORDED | UNSERVED,
 }
 """Findings that forbid an operation from a lower severity on, until a person allows them: a base that nobody recorded
-(verdict UNKNOWN), and for what is written a copy or the original of the recorded one (QUANT-OF)."""
+(verdict UNKNOWN), for what is written a copy or the original of the recorded one (QUANT-OF), and for serving what adreg
+only merges."""
 VERB = "allowed"
 
 

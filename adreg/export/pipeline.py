@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
-
+from adreg.export.blas import single_threaded_blas
 from adreg.export.tensors import PlannedTensor
 from adreg.formats.safetensors import SafetensorsFile
 
@@ -20,8 +17,6 @@ Encode = Callable[[PlannedTensor, int, int], memoryview]
 MOST_WORKERS = 16  # more would wait for the one thread that writes, and cost memory
 PROGRAM_BYTES = 120 << 20
 BYTES_PER_ELEMENT = 24  # values, an update and what is made of them in one block, and two finished blocks, in float32
-BLAS_SETTERS = ("scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_threads", "openblas_set_num_threads64_",
-                "openblas_set_num_threads")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,9 +34,8 @@ def encoded(
 ) -> Iterator[tuple[PlannedTensor, memoryview]]:
     """What `encode` makes of every block of every tensor, in order. It runs in as many threads as there are cores, and
     no further ahead than twice that many blocks; the pages of the base and of `adapters` are let go behind the caller."""
-    one_thread_for_blas()
     workers, ahead = worker_count(), deque[Block]()
-    with ThreadPoolExecutor(workers) as pool:
+    with single_threaded_blas(), ThreadPoolExecutor(workers) as pool:
         try:
             for block in _submitted(tensors, encode, pool):
                 ahead.append(block)
@@ -62,16 +56,6 @@ def memory_needed(tensors: Iterable[PlannedTensor]) -> int:
 def worker_count() -> int:
     """How many threads encode: one for each core that this process may use."""
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, MOST_WORKERS)
-
-
-def one_thread_for_blas() -> None:
-    """Keep numpy's OpenBLAS from starting threads of its own inside each of ours. Another BLAS is left as it is."""
-    package = Path(np.__file__).parent
-    for library in [*package.parent.glob("numpy.libs/*openblas*"), *package.glob(".dylibs/*openblas*")]:
-        loaded = ctypes.CDLL(str(library))
-        for name in BLAS_SETTERS:
-            if hasattr(loaded, name):
-                getattr(loaded, name)(1)
 
 
 def _submitted(tensors: Iterable[PlannedTensor], encode: Encode, pool: ThreadPoolExecutor) -> Iterator[Block]:

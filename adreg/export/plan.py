@@ -122,6 +122,8 @@ class MergePlan:
         """How the artifact was made, as it is written into it; the caller's provenance has the last word."""
         merges = {f"merge.{i}.{key}": value for i, source in enumerate(self.request.sources) for key, value in _told(source)}
         own = {"version": __version__, "merge.count": str(len(self.request.sources)), **merges}
+        if len(self.request.sources) > 1:
+            own |= {f"merge.{key}": value for key, value in self.request.combination.record().items()}
         if self.request.target == "gguf":
             own["merge.precision"] = self.request.precision
         return dict(sorted({**own, **self.request.provenance}.items()))

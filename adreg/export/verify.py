@@ -16,7 +16,7 @@ from adreg.export.agreement import CHECKPOINT_LIMITS, LIMITS, MERGED_LIMIT, Agre
 from adreg.export.corpus import CONVERSATIONS, PASSAGE, corpus
 from adreg.export.extras import need
 from adreg.export.fold.folded import Folded
-from adreg.export.gguf.sentencepiece import is_comparable, is_sentencepiece
+from adreg.export.gguf.exactness import is_comparable, is_sentencepiece
 from adreg.export.gguf.writer import write_gguf
 from adreg.export.llamacpp import LlamaCpp, llamacpp
 from adreg.export.plan import MergePlan, chosen_template, plan_merge

@@ -151,3 +151,10 @@ def test_a_vocabulary_that_has_grown_on_both_sides_is_taken(altered):
         assert {folded.shape for folded in folds.values() if folded.shape[0] in (96, 104)} == {(104, 32)}
         table = whole(folds["model.embed_tokens.weight"])
         assert np.array_equal(table[96:], table[:8]) and folds["model.embed_tokens.weight"].dtype == "BF16"
+
+
+def test_the_audit_calls_mergeable_what_the_merge_folds():
+    from adreg.export.changes.families import FAMILIES
+    from adreg.formats.adapters.mergeable import KINDS
+
+    assert set(FAMILIES) == KINDS

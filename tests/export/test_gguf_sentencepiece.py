@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from adreg.errors import AdregError, FormatError, UnsupportedError
-from adreg.export.gguf.sentencepiece import is_sentencepiece, sentencepiece_vocabulary
+from adreg.export.gguf.exactness import is_sentencepiece
+from adreg.export.gguf.sentencepiece import sentencepiece_vocabulary
+from adreg.export.gguf.tokenizer import write_tokenizer
 from adreg.export.llamacpp import llamacpp
 from adreg.export.reference import open_reference
 from adreg.export.verify import different_lines, tokenizer_lines
@@ -157,6 +159,21 @@ REFUSED = {
 def test_what_llama_cpp_would_tokenise_otherwise_is_refused(build, settings, told, tmp_path):
     with pytest.raises(AdregError, match=told):
         written(tmp_path, build(), **settings)
+
+
+def test_a_damaged_tokenizer_json_is_refused(tmp_path):
+    base = build_checkpoint(tmp_path / "base", "llama", None, **TINY)
+    damages: list[Any] = [
+        lambda it: it["model"].update(vocab=["▁the"]),
+        lambda it: it["model"].update(merges=[["▁", "no such token"]]),
+        lambda it: it["model"].update(merges=[["a"]]),
+        lambda it: it["added_tokens"].append({"id": 32000}),
+        lambda it: it["added_tokens"].append(spm.added(0, "<x>") | {"id": "x"}),
+    ]
+    for damage in damages:
+        spm.write_tokenizer_files(base, _with(damage)())
+        with pytest.raises(FormatError, match="no tokenizer"):
+            write_tokenizer(None, open_checkpoint(base), ROWS, "name", None)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from adreg.audit.subject import Subject
 from adreg.formats.adapters.family import MODIFIED_BASE
 from adreg.formats.adapters.familykeys import Kind
 from adreg.formats.adapters.fields import is_known, is_neutral
+from adreg.formats.adapters.mergeable import KINDS, is_mergeable
 from adreg.formats.adapters.values import MAX_RANK
 
 OWN_CONFIG = "use the adapter_config.json that was saved with these tensors"
@@ -34,6 +35,7 @@ k_cfg_5 = format_rule(
     fix="write plain module names",
 )
 REPEATED_BY_PEFT = ("pissa", "olora")
+MERGE_IT = "merge it into the base: adreg merge"
 
 
 @rule(
@@ -43,6 +45,7 @@ REPEATED_BY_PEFT = ("pissa", "olora")
     Cost.HEADER,
     why="what is not understood cannot be applied",
     fix="serve it with PEFT, or train LoRA",
+    varies="warn for what adreg merges but does not serve",
 )
 def other_types(subject: Subject) -> Iterator[Seen]:
     family = subject.family
@@ -51,10 +54,11 @@ def other_types(subject: Subject) -> Iterator[Seen]:
     if family.kind is Kind.UNKNOWN:
         yield Seen(f"its type {subject.raw.get('peft_type')!r} is unknown", "peft_type", seen=subject.raw.get("peft_type"))
     elif subject.target == "adreg":
-        kept = "it is not mergeable; PEFT serves it" if family.kind.is_prompt else "serve it with PEFT, or train LoRA"
-        yield Seen(
-            f"is {family.kind}, which adreg does not apply", "peft_type", seen=family.declared, expected="LORA", fix=kept
-        )
+        merged = family.kind in KINDS
+        what = f"is {family.kind}, which adreg {'merges but does not serve' if merged else 'does not apply'}"
+        kept = "merge it, or serve it with PEFT" if merged else "it is not mergeable; PEFT serves it"
+        severity = Severity.WARN if merged else Severity.ERR
+        yield Seen(what, "peft_type", family.declared, "LORA", severity, fix=kept)
 
 
 @rule(
@@ -188,13 +192,16 @@ def modified_base(subject: Subject) -> Iterator[Seen]:
     Cost.HEADER,
     why="ignoring it would give other answers than the training did",
     fix="train plain LoRA, or merge it with PEFT",
+    varies="warn for what adreg merges but does not serve",
 )
 def extra_features(subject: Subject) -> Iterator[Seen]:
     if subject.target != "adreg" or subject.adapter is None:
         return
     for feature in subject.adapter.features:
         if not _is_told_elsewhere(feature):
-            yield Seen(f"uses {feature[:200]}, which adreg does not apply yet", feature[:200], seen=feature[:200])
+            shown, merged = feature[:200], is_mergeable(feature)
+            what = f"uses {shown}, which adreg {'merges but does not serve' if merged else 'does not apply'} yet"
+            yield Seen(what, shown, shown, severity=Severity.WARN if merged else Severity.ERR, fix=MERGE_IT if merged else "")
 
 
 def _is_told_elsewhere(feature: str) -> bool:

@@ -8,8 +8,8 @@ from adreg.formats.adapters.adapter import Adapter
 from adreg.formats.adapters.config import INERT
 from adreg.formats.adapters.familykeys import Kind
 from adreg.formats.adapters.fields import is_neutral
+from adreg.formats.adapters.mergeable import is_mergeable
 
-UNDERSTOOD = ("use_dora", "lora_bias", "bias", "modules_to_save", "trainable_token_indices", "target_parameters")
 UNCONVERTED = "convert it with path_initial_model_for_weight_conversion, when it is saved"
 COMMON = INERT | {"modules_to_save", "init_weights"} - {"init_lora_weights"}
 LYCORIS = {"alpha", "rank_dropout", "module_dropout", "use_effective_conv2d"}
@@ -34,7 +34,7 @@ def check_fields(source: Source) -> None:
     """Raise `UnsupportedError` for the first field that a merge would have to ignore."""
     config = source.adapter.config
     if isinstance(source.adapter, Adapter):
-        odd = [feature for feature in source.adapter.config.features if feature.partition("=")[0] not in UNDERSTOOD]
+        odd = [feature for feature in source.adapter.config.features if not is_mergeable(feature)]
     else:
         known = COMMON | FIELDS[source.family.kind]
         odd = [f"{field}={value}" for field, value in config.raw.items() if field not in known and not is_neutral(value)]

@@ -25,6 +25,7 @@ from adreg.export.gguf.decoder import (
 )
 from adreg.export.tensors import Transform
 from adreg.formats.bases.checkpoint import Checkpoint
+from adreg.formats.bases.modelconfig import rope
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -49,6 +50,8 @@ GEMMA3_DEFAULTS = {
 VISION = ("vision_tower.", "multi_modal_projector.")
 # llama.cpp knows the largest models by their layers, and scales their attention by width / heads
 LARGEST = {"gemma2": 46, "gemma3": 62}
+# what llama.cpp takes where nothing is said
+LLAMA_CPP_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 ONE = Transform(lambda values: values + np.float32(1))
 
 
@@ -117,8 +120,14 @@ def _describe(writer: GGUFWriter, base: Checkpoint, file_type: int, _rows: int) 
     writer.add_file_type(file_type)
 
 
-def _describe_gemma2(writer: GGUFWriter, base: Checkpoint, file_type: int, rows: int) -> None:
+def _describe_gemma(writer: GGUFWriter, base: Checkpoint, file_type: int, rows: int) -> None:
     _describe(writer, base, file_type, rows)
+    if rope(base.config) != LLAMA_CPP_ROPE:
+        write_rope(writer, base)
+
+
+def _describe_gemma2(writer: GGUFWriter, base: Checkpoint, file_type: int, rows: int) -> None:
+    _describe_gemma(writer, base, file_type, rows)
     writer.add_attn_logit_softcapping(base.config["attn_logit_softcapping"])
     writer.add_final_logit_softcapping(base.config["final_logit_softcapping"])
     writer.add_sliding_window(whole(base, "sliding_window"))
@@ -139,6 +148,6 @@ def _transform(_base: Checkpoint, name: str) -> Transform | None:
     return ONE if name.endswith("norm.weight") else None
 
 
-GEMMA = Architecture("gemma", _check, _describe, _transform)
+GEMMA = Architecture("gemma", _check, _describe_gemma, _transform)
 GEMMA2 = Architecture("gemma2", _check_gemma2, _describe_gemma2, _transform)
 GEMMA3 = Architecture("gemma3", _check_gemma3, _describe_gemma3, _transform, part=text_part, ignored=VISION)

@@ -76,7 +76,7 @@ def _by_gguf(values: Float32, dtype: str) -> Encoded:
     from gguf import GGMLQuantizationType, quants
 
     if dtype in FLOATS:
-        return np.frombuffer(from_float32(values, dtype), np.uint8)
+        return np.frombuffer(from_float32(values, dtype), np.uint8).reshape(*values.shape[:-1], -1)
     encoded: Encoded = quants.quantize(values, GGMLQuantizationType[dtype]).view(np.uint8)
     return encoded
 

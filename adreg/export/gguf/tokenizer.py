@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from adreg.errors import FormatError
 from adreg.export.gguf.bytelevel import byte_level_vocabulary
-from adreg.export.gguf.sentencepiece import is_sentencepiece, sentencepiece_vocabulary
+from adreg.export.gguf.exactness import is_sentencepiece
+from adreg.export.gguf.sentencepiece import sentencepiece_vocabulary
 from adreg.export.gguf.vocabulary import ENDINGS, Vocabulary
 from adreg.formats.bases.checkpoint import Checkpoint
 from adreg.formats.strictjson import read_object
@@ -38,9 +40,13 @@ def write_tokenizer(writer: GGUFWriter, base: Checkpoint, rows: int, name: str, 
 
 
 def _vocabulary(base: Checkpoint, rows: int, name: str) -> Vocabulary:
-    if is_sentencepiece(base.tokenizer):
-        return sentencepiece_vocabulary(base.tokenizer, rows, name)
-    return byte_level_vocabulary(base, rows)
+    files = base.tokenizer
+    try:
+        if is_sentencepiece(files):
+            return sentencepiece_vocabulary(files, rows, name)
+        return byte_level_vocabulary(base, rows)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise FormatError(files.path, f"is no tokenizer: {error!r}", "T-TOK-0") from error
 
 
 def _end_of_turn(base: Checkpoint, tokens: list[str], end: int | None) -> dict[str, int]:
