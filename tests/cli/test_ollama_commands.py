@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from adreg.formats.gguf.header import read_gguf
 from tests.export.ollama_server import running_ollama
 from tests.export.tiny_gguf import CHATML, OTHER_TEMPLATE, write_model
 
@@ -75,3 +76,16 @@ def test_what_cannot_be_meant_is_said_with_a_way_out(adreg, ollama, model, tmp_p
         result = adreg("ollama", "create", *words)
         assert result.code == code and told in result.err, result
     assert not (ollama.store / "manifests").exists()
+
+
+def test_an_adapter_becomes_a_model_in_one_step_and_leaves_no_file(adreg, ollama, home, tiny_llama, llama_adapter, tmp_path):
+    assert adreg("base", "add", tiny_llama, "--name", "tiny").code == 0
+    assert adreg("push", llama_adapter, "voice:prod", "--base", "tiny").code == 0
+    made = adreg("ollama", "create", "voice", "voice:prod", "--quant", "f16")
+    assert made.code == 0, made.err
+    largest = max((ollama.store / "blobs").iterdir(), key=lambda blob: blob.stat().st_size)
+    fields = read_gguf(largest).fields
+    assert fields["general.file_type"] == 1 and fields["adreg.adapter.0.reference"] == "voice:1"
+    assert not list((home / "tmp").iterdir())
+    nobody = adreg("ollama", "create", "voice", "voice:prod", "--host", "127.0.0.1:1")
+    assert nobody.code == 6 and "adreg merge voice:prod --to gguf" in nobody.err

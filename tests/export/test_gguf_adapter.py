@@ -33,7 +33,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory, tokenizer_folder):
-    root, made = tmp_path_factory.mktemp("bases"), {}
+    root = tmp_path_factory.mktemp("bases")
+    made: dict[str, Path] = {}
     for kind in sorted({kind for kind, _ in CASES.values()}):
         untied = {} if kind == "gpt2" else {"tie_word_embeddings": False}
         made[kind] = Model(kind, untied | LOUD, "qwen2" if kind == "qwen2" else None).build(root / f"base-{len(made)}", tokenizer_folder)
