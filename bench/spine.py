@@ -104,9 +104,10 @@ def merging(base: Path, adapter: Path) -> list[Case]:
 
 
 def merge(base: Path, adapter: Path, output: Path, target: str, quant: str | None = None) -> None:
-    from adreg.export.plan import MergeRequest, plan_merge
+    from adreg.export.changes.source import Source
+    from adreg.export.plan import plan_merge
+    from adreg.export.request import MergeRequest
     from adreg.export.run import run_merge
-    from adreg.export.targets import Source
     from adreg.formats.adapters.adapter import open_adapter
     from adreg.formats.bases.checkpoint import open_checkpoint
 

@@ -33,8 +33,8 @@ def combine(
     """Write the adapter that `versions` on the base `record` make, and push it where a name for it was given."""
     from adreg.cli.adapters import store
     from adreg.cli.common import name_and_alias
+    from adreg.export.changes.source import Source
     from adreg.export.combine.adapter import plan_combine, write_combined
-    from adreg.export.targets import Source
 
     reference = name_and_alias(push) if push else None
     sources = [Source(found.adapters.open(version), scale, version.reference) for version, scale in versions]

@@ -15,7 +15,8 @@ from adreg.errors import UsageError
 
 if TYPE_CHECKING:
     from adreg.export.combine.settings import Combination
-    from adreg.export.plan import MergePlan, MergeRequest
+    from adreg.export.plan import MergePlan
+    from adreg.export.request import MergeRequest
     from adreg.export.run import MergeResult
     from adreg.export.verify import Verification
     from adreg.formats.bases.checkpoint import Checkpoint
@@ -83,9 +84,9 @@ class Merged:
 
 def merge_request(found: Registry, record: BaseRecord, versions: Weighted, wish: Wish, out: Output) -> MergeRequest:
     """Check that the base's files are still those of its card, and say what is to be merged. The caller asks the audit."""
+    from adreg.export.changes.source import Source
     from adreg.export.combine.settings import Combination
-    from adreg.export.plan import MergeRequest
-    from adreg.export.targets import Source
+    from adreg.export.request import MergeRequest
     from adreg.formats.adapters.others import adapter_of
 
     checkpoint = found.bases.current(record, progress(out.human))

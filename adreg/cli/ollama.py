@@ -27,7 +27,7 @@ app = typer.Typer(help="Models for Ollama, from GGUF files.", no_args_is_help=Tr
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="model, model:tag or namespace/model:tag.")]
 Model = Annotated[str | None, typer.Argument(metavar="[FILE.gguf | REF]", help="A merged model, or an adapter to merge.")]
-Quant = Annotated[str, typer.Option("--quant", help="The GGUF type of an adapter that is merged.")]
+Quant = Annotated[str | None, typer.Option("--quant", help="The GGUF type of an adapter that is merged: q8_0.")]
 ModelfileOption = Annotated[Path | None, typer.Option("--modelfile", "-f", help="Default: the one beside the file.")]
 Lora = Annotated[Path | None, typer.Option("--adapter", help="A GGUF adapter to put on it; Ollama before 0.34.1.")]
 System = Annotated[str | None, typer.Option("--system", help="The system prompt.")]
@@ -42,7 +42,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Print the Modelfi
 def create(
     name: Name,
     model: Model = None,
-    quant: Quant = "q8_0",
+    quant: Quant = None,
     modelfile: ModelfileOption = None,
     adapter: Lora = None,
     system: System = None,
@@ -94,9 +94,11 @@ def _is_reference(model: str) -> bool:
 
 
 @contextmanager
-def _gguf(model: str | None, quant: str, out: Output) -> Iterator[Path | None]:
+def _gguf(model: str | None, quant: str | None, out: Output) -> Iterator[Path | None]:
     """The GGUF file that `model` means; that of an adapter is made for as long as it is needed."""
     if model is None or not _is_reference(model):
+        if quant is not None:
+            raise UsageError("a GGUF file has its type already", "leave out --quant, or name an adapter")
         yield Path(model) if model else None
         return
     from adreg.cli.common import registry, warn_yanked
@@ -110,7 +112,7 @@ def _gguf(model: str | None, quant: str, out: Output) -> Iterator[Path | None]:
     record = base_of(found, [version])
     permit(found, record, [version], "export", ())
     with TemporaryDirectory(dir=found.settings.home / "tmp", prefix="ollama-") as place:
-        request = merge_request(found, record, [(version, 1.0)], Wish(Path(place) / "gguf", quant=quant), out)
+        request = merge_request(found, record, [(version, 1.0)], Wish(Path(place) / "gguf", quant=quant or "q8_0"), out)
         yield carry_out(plan_merge(request), out).result.main.path
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from adreg.export.changes.source import Source
 from adreg.export.fold.folded import Folded
-from adreg.export.targets import Source
 from adreg.formats.dtypes import Float32
 from adreg.formats.quantised.bnb import LEVELS
 from adreg.formats.quantised.packed import NF4

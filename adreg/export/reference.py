@@ -10,10 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from adreg.export.changes.source import Source
 from adreg.export.extras import need
 from adreg.export.fold.folded import Folded
 from adreg.export.indexmodel import register_index
-from adreg.export.targets import Source, config_changes
+from adreg.export.targets import config_changes
 from adreg.formats.adapters.adapter import CONFIG, WEIGHTS
 from adreg.formats.bases.checkpoint import Checkpoint
 from adreg.formats.dtypes import Float32

@@ -17,7 +17,6 @@ from adreg.formats.bases.checkpoint import Checkpoint
 from adreg.formats.strictjson import JsonObject
 
 SUM = Combination()
-__all__ = ["Source", "assign", "config_changes", "is_tied", "unties"]
 
 
 def assign(base: Checkpoint, sources: Sequence[Source], combination: Combination = SUM) -> dict[str, Folded]:

@@ -6,22 +6,22 @@ import importlib.util
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from adreg.errors import VerificationFailed
-from adreg.export.agreement import CHECKPOINT_LIMITS, LIMITS, MERGED_LIMIT, Agreement, Limits, compare
+from adreg.export.agreement import CHECKPOINT_LIMITS, LIMITS, Limits, compare
+from adreg.export.changes.source import Source
 from adreg.export.corpus import CONVERSATIONS, PASSAGE, corpus
 from adreg.export.extras import need
 from adreg.export.fold.folded import Folded
 from adreg.export.gguf.exactness import is_comparable, is_sentencepiece
 from adreg.export.gguf.writer import write_gguf
 from adreg.export.llamacpp import LlamaCpp, llamacpp
-from adreg.export.plan import MergePlan, chosen_template, plan_merge
+from adreg.export.plan import MergePlan, plan_merge
 from adreg.export.reference import Reference, open_reference
-from adreg.export.targets import Source
+from adreg.export.request import chosen_template
 from adreg.formats.bases.checkpoint import Checkpoint, open_checkpoint
 from adreg.formats.dtypes import Float32
 from adreg.formats.gguf.header import read_gguf
@@ -30,44 +30,6 @@ from adreg.progress import SILENT, Progress
 MEMORY = Path("/proc/meminfo")
 POSITIONS, TOP, FIRST = 32, 50, 8
 MODES = ((False, False), (False, True), (True, True))
-
-
-@dataclass(frozen=True)
-class Verification:
-    """How an artifact behaves against its reference. The deltas are of log probabilities (nats).
-
-    `lines` were tokenised in each of the ways that llama.cpp and transformers share; after each of `positions`
-    prefixes the 50 tokens that llama.cpp finds likeliest were compared, or all tokens where there is no llama.cpp in it.
-    `merged_max_delta` is that of the merged weights before they are rounded to the artifact's type, over all tokens.
-    `adapter_effect` is 1 when the adapters act in the file as they do on the base, 0 when they are not in it; None
-    without adapters.
-    """
-
-    file_type: str
-    lines: int
-    tokenization_differences: int
-    positions: int
-    max_delta_logprob: float
-    mean_delta_logprob: float
-    mean_divergence: float
-    merged_max_delta: float | None
-    top1_agreement: float
-    adapter_effect: float | None
-    conversations: int
-    template_differences: int
-    failures: tuple[str, ...]
-
-    @property
-    def passed(self) -> bool:
-        return not self.failures
-
-    def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "passed": self.passed}
-
-    def require(self) -> None:
-        """Raise `VerificationFailed` unless the file passes."""
-        if not self.passed:
-            raise VerificationFailed("the artifact does not behave as the adapter on its base: " + "; ".join(self.failures))
 
 
 @dataclass(frozen=True)
@@ -162,50 +124,6 @@ def verify_checkpoint(folder: Path, subject: Subject, progress: Progress = SILEN
     agreement = compare([dict(enumerate(row.tolist())) for row in merged], expected.adapted, expected.bare)
     kind = dominant_dtype(subject.base)
     return judge(kind, CHECKPOINT_LIMITS[kind], agreement, Counts(), expected.off)
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Lines and conversations that were compared, and how many of each came out differently."""
-
-    lines: int = 0
-    wrong_lines: int = 0
-    conversations: int = 0
-    wrong_conversations: int = 0
-
-
-def judge(kind: str, limits: Limits, agreement: Agreement, counts: Counts, merged: float | None = None) -> Verification:
-    """The verdict on what was found in an artifact of type `kind`, by `limits`; `merged` as `merged_max_delta`."""
-    return Verification(
-        file_type=kind,
-        lines=counts.lines,
-        tokenization_differences=counts.wrong_lines,
-        positions=len(agreement.top1),
-        max_delta_logprob=agreement.max_delta,
-        mean_delta_logprob=agreement.mean_delta,
-        mean_divergence=sum(agreement.divergence) / len(agreement.divergence),
-        merged_max_delta=merged,
-        top1_agreement=sum(agreement.top1) / len(agreement.top1),
-        adapter_effect=agreement.effect_share,
-        conversations=counts.conversations,
-        template_differences=counts.wrong_conversations,
-        failures=tuple(_failures(limits, agreement, counts, merged)),
-    )
-
-
-def _failures(limits: Limits, agreement: Agreement, counts: Counts, merged: float | None) -> Iterator[str]:
-    share = agreement.effect_share
-    if counts.wrong_lines:
-        yield f"{counts.wrong_lines} of {counts.lines} lines become other tokens"
-    if merged is not None and not merged <= MERGED_LIMIT:
-        yield f"the merged weights are off by {merged:.4f} before any rounding; {MERGED_LIMIT} is allowed"
-    if not (agreement.max_delta <= limits.max_delta and agreement.mean_delta <= limits.mean_delta):
-        allowed = f"{limits.max_delta} and {limits.mean_delta} are allowed"
-        yield f"log probabilities are off by {agreement.max_delta:.4f}, on average {agreement.mean_delta:.4f}; {allowed}"
-    if share is not None and not abs(share - 1) <= agreement.effect_tolerance:
-        yield f"{share:.0%} of the adapter's effect is in the file"
-    if counts.wrong_conversations:
-        yield f"{counts.wrong_conversations} of {counts.conversations} conversations become other prompts"
 
 
 @dataclass(frozen=True)

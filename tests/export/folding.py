@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from adreg.export.changes.source import Source
 from adreg.export.fold.folded import Folded
-from adreg.export.targets import Source, assign
+from adreg.export.targets import assign
 from adreg.formats.adapters.others import open_any_adapter
 from adreg.formats.bases.checkpoint import Checkpoint, open_checkpoint
 from adreg.formats.dtypes import Float32, from_float32, to_float32

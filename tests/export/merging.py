@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from adreg.export.plan import MergeRequest, plan_merge
+from adreg.export.changes.source import Source
+from adreg.export.plan import plan_merge
+from adreg.export.request import MergeRequest
 from adreg.export.run import MergeResult, run_merge
-from adreg.export.targets import Source
 from adreg.formats.adapters.adapter import open_adapter
 from adreg.formats.bases.checkpoint import open_checkpoint
 

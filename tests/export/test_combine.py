@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from adreg.errors import UnsupportedError, UsageError
+from adreg.export.changes.source import Source
 from adreg.export.combine import factors
 from adreg.export.combine.adapter import plan_combine, write_combined
 from adreg.export.combine.modules import join_modules
 from adreg.export.combine.settings import Combination, Method
 from adreg.export.combine.sparse import SparseUpdate
 from adreg.export.fold.lora import LoraUpdate
-from adreg.export.targets import Source
 from adreg.formats.adapters.adapter import open_adapter
 from tests.builders import build_adapter, build_checkpoint
 from tests.export.merging import source

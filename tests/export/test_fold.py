@@ -13,7 +13,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from adreg.errors import AdregError, FormatError
-from adreg.export.targets import Source, assign, config_changes, unties
+from adreg.export.changes.source import Source
+from adreg.export.targets import assign, config_changes, unties
 from adreg.formats.adapters.adapter import Adapter, assemble_adapter
 from adreg.formats.adapters.others import open_any_adapter
 from adreg.formats.bases.checkpoint import open_checkpoint

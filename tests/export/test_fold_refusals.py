@@ -10,7 +10,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from adreg.errors import FormatError, UnsupportedError, UsageError
-from adreg.export.targets import Source, assign, config_changes
+from adreg.export.changes.source import Source
+from adreg.export.targets import assign, config_changes
 from adreg.formats.adapters.others import open_any_adapter
 from adreg.formats.bases.checkpoint import open_checkpoint
 from tests.export.folding import CASES, whole

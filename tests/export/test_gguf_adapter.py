@@ -37,7 +37,8 @@ def bases(tmp_path_factory, tokenizer_folder):
     made: dict[str, Path] = {}
     for kind in sorted({kind for kind, _ in CASES.values()}):
         untied = {} if kind == "gpt2" else {"tie_word_embeddings": False}
-        made[kind] = Model(kind, untied | LOUD, "qwen2" if kind == "qwen2" else None).build(root / f"base-{len(made)}", tokenizer_folder)
+        model = Model(kind, untied | LOUD, "qwen2" if kind == "qwen2" else None)
+        made[kind] = model.build(root / f"base-{len(made)}", tokenizer_folder)
     return made
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from adreg.export.plan import MergeRequest
+from adreg.export.request import MergeRequest
 from adreg.formats.gguf.header import GgufFile, read_gguf
 from tests.builders import build_adapter, build_checkpoint
 from tests.export.merging import merge, peft_merged, retokenize

@@ -10,10 +10,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from adreg.errors import ConflictError, FormatError
+from adreg.export.changes.source import Source
 from adreg.export.fold import folded
 from adreg.export.plan import plan_merge
 from adreg.export.run import run_merge
-from adreg.export.targets import Source
 from adreg.formats.adapters.adapter import open_adapter
 from adreg.formats.bases.checkpoint import INDEX, open_checkpoint
 from tests.builders import build_adapter, build_checkpoint

@@ -13,10 +13,10 @@ import numpy as np
 
 from adreg import __version__
 from adreg.errors import UsageError
+from adreg.export.changes.source import Source
 from adreg.export.combine.factors import LowRank
 from adreg.export.combine.modules import JoinedModule, join_modules
 from adreg.export.combine.settings import Combination
-from adreg.export.targets import Source
 from adreg.formats.adapters.adapter import CONFIG, RECORD, WEIGHTS
 from adreg.formats.adapters.keys import PREFIX
 from adreg.formats.atomic import atomic_folder

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adreg.errors import FormatError, UnsupportedError
+from adreg.export.changes.source import Source
 from adreg.export.combine.factors import LowRank, concatenated, nearest, truncated
 from adreg.export.combine.settings import Combination, Method
 from adreg.export.combine.sparse import SparseUpdate
 from adreg.export.fold.lora import LoraUpdate
-from adreg.export.targets import Source
 from adreg.formats.adapters.adapter import Adapter, LoraModule
 
 Part = tuple[Source, LoraModule]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adreg.errors import FormatError, UnsupportedError
+from adreg.export.changes.weights import is_tied
 from adreg.export.fold.folded import Folded
-from adreg.export.targets import is_tied
 from adreg.export.tensors import OutputTensor, Transform
 from adreg.formats.bases.checkpoint import Checkpoint
 from adreg.formats.canonical import OUTPUT_HEAD, canonical_name, is_buffer

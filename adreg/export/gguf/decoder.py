@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from adreg.errors import FormatError, UnsupportedError
+from adreg.export.changes.weights import is_tied
 from adreg.export.gguf.architecture import BLOCK_COUNT, is_number, whole
-from adreg.export.targets import is_tied
 from adreg.formats.bases.checkpoint import Checkpoint
 from adreg.formats.bases.modelconfig import rope
 from adreg.formats.canonical import OUTPUT_HEAD, canonical_name

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adreg.errors import FormatError, UnsupportedError
+from adreg.export.changes.weights import is_tied
 from adreg.export.gguf.architecture import BLOCK_COUNT, Architecture, real, whole
-from adreg.export.targets import is_tied
 from adreg.export.tensors import Transform
 from adreg.formats.bases.checkpoint import Checkpoint
 from adreg.formats.gguf.names import NAMES
