@@ -10,7 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from adreg.export.changes.source import Source
+from adreg.errors import UnsupportedError
+from adreg.export.corpus import PASSAGES
 from adreg.export.extras import need
 from adreg.export.fold.folded import Folded
 from adreg.export.indexmodel import register_index
@@ -19,6 +23,21 @@ from adreg.formats.adapters.adapter import CONFIG, WEIGHTS
 from adreg.formats.bases.checkpoint import Checkpoint
 from adreg.formats.dtypes import Float32
 from adreg.formats.text.chat_template import Message
+
+FIRST, POSITIONS = 8, 32
+LOCAL = {"local_files_only": True, "trust_remote_code": False}
+UNPROVEN = "write it unproven with --no-verify"
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text as token ids. What follows each beginning of it, of one of `lengths`, is compared."""
+
+    ids: tuple[int, ...]
+
+    @property
+    def lengths(self) -> range:
+        return range(FIRST, len(self.ids))
 
 
 @dataclass(frozen=True)
@@ -46,29 +65,49 @@ class Reference:
             return None
         return str(prompt)
 
-    def log_probabilities(self, ids: Sequence[int]) -> tuple[Float32, Float32]:
-        """With the adapters and without: (len(ids), vocabulary) each; row i is the distribution after i + 1 ids."""
-        with _quiet():
+    def passages(self) -> list[Passage]:
+        """What every artifact is compared on."""
+        texts = (self.tokenize(text, add_special=True, parse_special=True) for text in PASSAGES)
+        return [Passage(tuple(ids[: FIRST + POSITIONS])) for ids in texts]
+
+    def log_probabilities(self, passages: Sequence[Passage]) -> tuple[Float32, Float32]:
+        """With the adapters and without: (positions of all passages, vocabulary) each."""
+        with _quiet(), _loading(self.base, self.sources):
             model = adapted_model(self.base, self.sources)
-        adapted = _log_probabilities(model, ids)
+        adapted = _log_probabilities(model, passages)
         if not self.sources:
             return adapted, adapted
         with model.disable_adapter():
-            return adapted, _log_probabilities(model, ids)
+            return adapted, _log_probabilities(model, passages)
 
-    def merged_log_probabilities(self, ids: Sequence[int], folds: Mapping[str, Folded]) -> Float32:
-        """What the folded weights give, in float32 and not rounded to any file's type: (len(ids), vocabulary)."""
-        with _quiet():
-            return _log_probabilities(merged_model(self.base, folds), ids)
+    def merged_log_probabilities(self, passages: Sequence[Passage], folds: Mapping[str, Folded]) -> Float32:
+        """What the folded weights give, in float32 and not rounded to any file's type: (positions, vocabulary)."""
+        with _quiet(), _loading(self.base):
+            model = merged_model(self.base, folds)
+        return _log_probabilities(model, passages)
 
 
 def open_reference(base: Checkpoint, sources: tuple[Source, ...]) -> Reference:
-    """The reference for `sources` on `base`. Raises `MissingExtra` without transformers or PEFT."""
+    """The reference for `sources` on `base`. Raises `MissingExtra` without transformers or PEFT, `UnsupportedError` for
+    what they do not load; code that comes with a model is never run."""
     need("train", "torch", "transformers", "peft")
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     register_index()
-    return Reference(base, sources, AutoTokenizer.from_pretrained(base.folder, local_files_only=True))
+    with _quiet(), _loading(base):
+        AutoConfig.from_pretrained(base.folder, **LOCAL)
+        return Reference(base, sources, AutoTokenizer.from_pretrained(base.folder, **LOCAL))
+
+
+@contextmanager
+def _loading(base: Checkpoint, sources: Sequence[Source] = ()) -> Iterator[None]:
+    """Turn what transformers and PEFT raise over a model that they do not load into an `UnsupportedError`."""
+    try:
+        yield
+    except Exception as error:
+        subject = " and ".join(source.label for source in sources) or base.folder.name
+        told = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UnsupportedError(f"verifying {subject}, which transformers does not load ({told}),", UNPROVEN) from error
 
 
 def adapted_model(base: Checkpoint, sources: Sequence[Source]) -> Any:
@@ -77,7 +116,7 @@ def adapted_model(base: Checkpoint, sources: Sequence[Source]) -> Any:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32, local_files_only=True, use_safetensors=True)
+    model = AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32, use_safetensors=True, **LOCAL)
     if not sources:
         return model.eval()
     names = [f"source{i}" for i in range(len(sources))]
@@ -97,7 +136,7 @@ def merged_model(base: Checkpoint, folds: Mapping[str, Folded]) -> Any:
     import torch
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
-    config = AutoConfig.from_pretrained(base.folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(base.folder, **LOCAL)
     for field, value in config_changes(base, folds).items():
         setattr(config, field, value)
     weights = {name: torch.tensor(fold.block(0, fold.shape[0])) for name, fold in folds.items()}
@@ -105,20 +144,27 @@ def merged_model(base: Checkpoint, folds: Mapping[str, Folded]) -> Any:
     return kind.from_pretrained(None, config=config, state_dict=weights, dtype=torch.float32).eval()
 
 
-def _log_probabilities(model: Any, ids: Sequence[int]) -> Float32:
+def _log_probabilities(model: Any, passages: Sequence[Passage]) -> Float32:
     import torch
 
+    rows = []
     with torch.inference_mode():
-        logits = model(input_ids=torch.tensor([list(ids)])).logits[0]
-        values: Float32 = torch.log_softmax(logits.float(), dim=-1).numpy()
-    return values
+        for passage in passages:
+            logits = model(input_ids=torch.tensor([passage.ids])).logits[0]
+            compared = logits[[length - 1 for length in passage.lengths]]
+            rows.append(torch.log_softmax(compared.float(), dim=-1).numpy())
+    return np.concatenate(rows)
 
 
 def _scale(model: Any, name: str, weight: float) -> None:
+    """PEFT keeps a factor for every kind of adapter but VeRA, whose update is as many times its `vera_lambda_b`."""
     for module in model.modules():
         scaling = getattr(module, "scaling", None)
         if isinstance(scaling, dict) and name in scaling:
             scaling[name] *= weight
+        vectors = getattr(module, "vera_lambda_b", {})
+        if name in vectors:
+            vectors[name].data *= weight
 
 
 def _folder(source: Source, folder: Path) -> Path:

@@ -10,25 +10,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from adreg.errors import VerificationFailed
+from adreg.errors import UnsupportedError, VerificationFailed
 from adreg.export.agreement import CHECKPOINT_LIMITS, LIMITS, Limits, compare
-from adreg.export.changes.source import Source
-from adreg.export.corpus import CONVERSATIONS, PASSAGE, corpus
+from adreg.export.corpus import CONVERSATIONS, corpus
 from adreg.export.extras import need
 from adreg.export.fold.folded import Folded
 from adreg.export.gguf.exactness import is_comparable, is_sentencepiece
+from adreg.export.gguf.phi3 import original_context
 from adreg.export.gguf.writer import write_gguf
 from adreg.export.llamacpp import LlamaCpp, llamacpp
 from adreg.export.plan import MergePlan, plan_merge
-from adreg.export.reference import Reference, open_reference
-from adreg.export.request import chosen_template
+from adreg.export.reference import Passage, Reference, open_reference
+from adreg.export.changes.source import Source
+from adreg.export.verdict import Counts, Verification, judge
 from adreg.formats.bases.checkpoint import Checkpoint, open_checkpoint
+from adreg.formats.bases.modelconfig import rope
 from adreg.formats.dtypes import Float32
 from adreg.formats.gguf.header import read_gguf
 from adreg.progress import SILENT, Progress
 
 MEMORY = Path("/proc/meminfo")
-POSITIONS, TOP, FIRST = 32, 50, 8
+TOP, CONTEXT = 50, 256
 MODES = ((False, False), (False, True), (True, True))
 
 
@@ -70,12 +72,20 @@ def obstacle(base: Checkpoint, target: str) -> str | None:
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         return f"{missing[0]} is not installed"
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-    if base.config.get("auto_map") and base.model_type not in CONFIG_MAPPING_NAMES:
-        return "it would run code that comes with the model"
+    try:
+        open_reference(base, ())
+    except UnsupportedError as error:
+        return f"transformers does not load it: {error.__cause__}"
+    if target != "safetensors" and _changes_factors(base):
+        return f"llama.cpp takes the factors of longrope for texts as long as its context, {CONTEXT} tokens at the least"
     needed, there = 4 * base.parameters, _memory()
     return f"it needs {needed >> 20:,} MiB of memory, and {there >> 20:,} are free" if there and needed > there else None
+
+
+def _changes_factors(base: Checkpoint) -> bool:
+    """Whether a Phi-3 was first trained on texts shorter than any context of llama.cpp's, and so has its long factors
+    there where transformers still has the short ones."""
+    return base.model_type == "phi3" and rope(base.config)["rope_type"] != "default" and original_context(base) < CONTEXT
 
 
 def _memory() -> int | None:
@@ -94,15 +104,15 @@ def verify_gguf(path: Path, subject: Subject, progress: Progress = SILENT, adapt
     need("llamacpp", "xllamacpp")
     reference = open_reference(subject.base, subject.sources)
     template, lines = chosen_template(subject.base, subject.sources, subject.chat_template), tokenizer_lines(subject.base)
-    ids = _passage(reference)
+    passages = reference.passages()
     with progress.task("verify", 4) as task:
-        expected = _expected(reference, subject, ids)
+        expected = _expected(reference, subject, passages)
         task.advance(1, "reference")
-        with llamacpp(path, 2 * len(ids), adapters) as model:
+        with llamacpp(path, CONTEXT, adapters) as model:
             task.advance(1, "llama.cpp")
             wrong_lines = len(different_lines(model, reference, lines))
             task.advance(1, "tokens")
-            found = [model.next_tokens(ids[:length], TOP, ids[length]) for length in range(FIRST, len(ids) - 1)]
+            found = [likely for passage in passages for likely in likeliest(model, passage)]
             prompts = list(_prompt_differences(model, reference, template))
             task.advance(1, "log probabilities and chat template")
     agreement = compare(found, expected.adapted, expected.bare)
@@ -115,11 +125,11 @@ def verify_checkpoint(folder: Path, subject: Subject, progress: Progress = SILEN
     Needs the base in float32 in memory. Raises `MissingExtra`.
     """
     reference = open_reference(subject.base, subject.sources)
-    ids = _passage(reference)
+    passages = reference.passages()
     with progress.task("verify", 2) as task:
-        expected = _expected(reference, subject, ids)
+        expected = _expected(reference, subject, passages)
         task.advance(1, "reference")
-        merged = open_reference(open_checkpoint(folder), ()).log_probabilities(ids)[0][FIRST - 1 : len(ids) - 2]
+        merged, _ = open_reference(open_checkpoint(folder), ()).log_probabilities(passages)
         task.advance(1, "merged weights")
     agreement = compare([dict(enumerate(row.tolist())) for row in merged], expected.adapted, expected.bare)
     kind = dominant_dtype(subject.base)
@@ -135,18 +145,19 @@ class _Expected:
     off: float | None
 
 
-def _expected(reference: Reference, subject: Subject, ids: Sequence[int]) -> _Expected:
-    rows = slice(FIRST - 1, len(ids) - 2)
+def _expected(reference: Reference, subject: Subject, passages: Sequence[Passage]) -> _Expected:
     alone = replace(reference, sources=()) if subject.combined else reference
-    adapted, bare = (values[rows] for values in alone.log_probabilities(ids))
+    adapted, bare = alone.log_probabilities(passages)
     if subject.folds is None:
         return _Expected(adapted, bare, None)
-    merged = reference.merged_log_probabilities(ids, subject.folds)[rows]
+    merged = reference.merged_log_probabilities(passages, subject.folds)
     return _Expected(merged, bare, None) if subject.combined else _Expected(adapted, bare, float(abs(merged - adapted).max()))
 
 
-def _passage(reference: Reference) -> list[int]:
-    return reference.tokenize(PASSAGE, add_special=True, parse_special=True)[: FIRST + POSITIONS + 1]
+def likeliest(model: LlamaCpp, passage: Passage) -> Iterator[dict[int, float]]:
+    """The likeliest tokens at every compared position of `passage`, and their log probabilities."""
+    ids = passage.ids
+    return (model.next_tokens(ids[:length], TOP, ids[length]) for length in passage.lengths)
 
 
 def type_and_limits(path: Path) -> tuple[str, Limits]:
