@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from adreg.export.plan import MergePlan
     from adreg.export.request import MergeRequest
     from adreg.export.run import MergeResult
-    from adreg.export.verify import Verification
+    from adreg.export.verdict import Verification
     from adreg.formats.bases.checkpoint import Checkpoint
     from adreg.registry.records import BaseRecord, VersionRecord
     from adreg.registry.registry import Registry

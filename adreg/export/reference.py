@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from adreg.export.changes.source import Source
 from adreg.errors import UnsupportedError
+from adreg.export.changes.source import Source
 from adreg.export.corpus import PASSAGES
 from adreg.export.extras import need
 from adreg.export.fold.folded import Folded

@@ -19,7 +19,7 @@ from adreg.formats.atomic import atomic_file, atomic_folder
 from adreg.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from adreg.export.verify import Verification
+    from adreg.export.verdict import Verification
 
 MODELFILE, REJECTED = "Modelfile", ".rejected"
 

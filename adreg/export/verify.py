@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 from adreg.errors import UnsupportedError, VerificationFailed
 from adreg.export.agreement import CHECKPOINT_LIMITS, LIMITS, Limits, compare
+from adreg.export.changes.source import Source
 from adreg.export.corpus import CONVERSATIONS, corpus
 from adreg.export.extras import need
 from adreg.export.fold.folded import Folded
@@ -21,7 +22,7 @@ from adreg.export.gguf.writer import write_gguf
 from adreg.export.llamacpp import LlamaCpp, llamacpp
 from adreg.export.plan import MergePlan, plan_merge
 from adreg.export.reference import Passage, Reference, open_reference
-from adreg.export.changes.source import Source
+from adreg.export.request import chosen_template
 from adreg.export.verdict import Counts, Verification, judge
 from adreg.formats.bases.checkpoint import Checkpoint, open_checkpoint
 from adreg.formats.bases.modelconfig import rope

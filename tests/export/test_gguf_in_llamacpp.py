@@ -6,10 +6,9 @@ import shutil
 import pytest
 
 from adreg.export.agreement import compare
-from adreg.export.corpus import PASSAGE
 from adreg.export.llamacpp import llamacpp
 from adreg.export.reference import open_reference
-from adreg.export.verify import FIRST, POSITIONS, TOP, Subject, different_lines, tokenizer_lines, verify_gguf
+from adreg.export.verify import Subject, different_lines, likeliest, tokenizer_lines, verify_gguf
 from adreg.formats.bases.checkpoint import open_checkpoint
 from tests.builders import build_checkpoint
 from tests.export.merging import merge, peft_merged, retokenize, source
@@ -69,15 +68,17 @@ def test_index_runs_as_a_llama_whose_output_rows_are_normalised(tokenizer_folder
     result = merge(index, adapter, output=tmp_path / "out.gguf", quant="f32")
 
     llama = peft_merged(base, adapter).eval()
-    ids = open_reference(open_checkpoint(base), ()).tokenize(PASSAGE, True, True)[: FIRST + POSITIONS + 1]
+    passage = open_reference(open_checkpoint(base), ()).passages()[0]
+    rows = [length - 1 for length in passage.lengths]
     with torch.no_grad():
+        ids = torch.tensor([passage.ids])
         # as IndexForCausalLM does: every row of the head over its L2 norm
         head = torch.nn.functional.normalize(llama.lm_head.weight)
-        logits = llama.model(input_ids=torch.tensor([ids])).last_hidden_state[0] @ head.T
-        plain = llama(input_ids=torch.tensor([ids])).logits[0]
-    expected, wrong = (torch.log_softmax(values, -1).numpy()[FIRST - 1 : -2] for values in (logits, plain))
+        logits = llama.model(input_ids=ids).last_hidden_state[0] @ head.T
+        plain = llama(input_ids=ids).logits[0]
+    expected, wrong = (torch.log_softmax(values[rows], -1).numpy() for values in (logits, plain))
     with llamacpp(result.path, context=128) as model:
-        found = [model.next_tokens(ids[:length], TOP, ids[length]) for length in range(FIRST, len(ids) - 1)]
+        found = list(likeliest(model, passage))
     assert compare(found, expected, expected).max_delta < 0.001 < 0.1 < compare(found, wrong, wrong).max_delta
     # and without its remote code, as a verification runs it
     verified = verify_gguf(result.path, Subject(open_checkpoint(index), (source(adapter),)))

@@ -26,7 +26,7 @@ def test_a_faithful_export_does_in_llamacpp_what_the_adapters_do_on_their_base(
     assert found.passed and found.tokenization_differences == 0 and found.template_differences == 0
     assert found.max_delta_logprob < 0.001
     assert found.adapter_effect == pytest.approx(1, abs=0.001)
-    assert (found.positions, found.conversations, found.top1_agreement) == (32, 3, 1.0)
+    assert (found.positions, found.conversations, found.top1_agreement) == (96, 3, 1.0)
     assert found.lines == len(corpus(["x"] * 8)) >= 200
     found.require()
 
