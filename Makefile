@@ -6,7 +6,7 @@ ORACLE := $(VENV)/oracle/.ready
 LORA_ORACLE := $(VENV)/lora-oracle/.ready
 QUANTISER := $(VENV)/quantiser-oracle/.ready
 
-.PHONY: demo test lint types unit proof agreement fuzz soak bench docs fmt clean
+.PHONY: demo test lint types unit proof conformance agreement fuzz soak bench quality docs fmt clean
 
 demo: $(READY)            ## the whole tour on a small real model
 	$(BIN)/adreg demo
@@ -25,7 +25,10 @@ unit: $(READY) $(ORACLE) $(LORA_ORACLE) $(QUANTISER)
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 proof: $(READY) $(ORACLE) $(LORA_ORACLE) ## minutes long: the demo's own claims, measured on the real model
-	$(BIN)/python -m pytest -m slow -rP $(PROOF)
+	$(BIN)/python -m pytest -m slow -rP --ignore=tests/export $(PROOF)
+
+conformance: $(READY) $(ORACLE) $(LORA_ORACLE) $(QUANTISER) ## every architecture and type against llama.cpp's converter, quantiser and answers
+	$(BIN)/python -m pytest -m slow -rP tests/export
 
 agreement: $(READY) $(ORACLE) $(LORA_ORACLE) ## what the audit foretells of PEFT and llama.cpp against what they do
 	$(BIN)/python -m pytest -m slow -rP tests/audit/test_agreement.py
@@ -41,6 +44,9 @@ bench: $(READY) $(ORACLE) $(QUANTISER)
 	$(BIN)/python -m bench.registry
 	$(BIN)/python -m bench.audit
 	$(BIN)/python -m bench.export
+
+quality: $(READY)         ## a quarter of an hour: perplexity and deltas of every GGUF type; ADAPTER=folder, else one is trained
+	$(BIN)/python -m bench.quality $(ADAPTER)
 
 docs: $(READY)            ## what is written from the code
 	$(BIN)/python -m adreg.audit.pages docs/audit
@@ -84,8 +90,8 @@ $(LORA_ORACLE): $(READY)
 # llama.cpp's own quantiser is in no Python package; without npm its tests are skipped and its choices read from a record
 $(QUANTISER): $(READY)
 	@mkdir -p $(@D)
-	@if command -v npm > /dev/null; then cd $(@D) \
+	@if command -v npm > /dev/null && cd $(@D) \
 	  && npm pack --silent @node-llama-cpp/linux-x64@3.22.1 > /dev/null \
-	  && tar xzf node-llama-cpp-linux-x64-3.22.1.tgz --strip-components=3 package/bins/linux-x64 \
-	  && rm node-llama-cpp-linux-x64-3.22.1.tgz; else echo "no npm: llama.cpp's quantiser is left out"; fi
+	  && tar xzf node-llama-cpp-linux-x64-3.22.1.tgz --strip-components=3 package/bins/linux-x64; \
+	  then rm node-llama-cpp-linux-x64-3.22.1.tgz; else echo "without npm llama.cpp's own quantiser is left out"; fi
 	touch $@

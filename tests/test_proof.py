@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from adreg.export.gguf.types import QUANTS
 from adreg.references import parse_reference
 from adreg.registry.registry import Registry
 from adreg.settings import Settings
@@ -112,14 +113,61 @@ def test_answers_together_are_the_answers_alone(served):
     assert together == alone and len(set(alone)) == len(alone)
 
 
-@pytest.mark.parametrize("quant", ["f16", "q8_0"])
+# The package brings the model in Q4_1. Rounded to that very grid, or to the one of Q5_1, which the mixtures of Q5_K use for
+# rows of 576, a weight has no chance to fall on either side: an adapter is lost, or counts too much.
+ON_THE_GRID = ("q4_1", "q5_1", "q5_k_s", "q5_k_m")
+OFF_THE_GRID = [quant for quant in QUANTS if quant not in ON_THE_GRID]
+
+
+@pytest.mark.parametrize("quant", OFF_THE_GRID)
 def test_the_gguf_agrees_with_the_adapter_in_real_llama_cpp(toured, tmp_path, quant):
     done = toured.adreg("merge", "demo/lighthouse", "--to", "gguf", "--quant", quant, "-o", tmp_path / quant, "--json")
     assert done.returncode == 0, done.stderr
     proof = json.loads(done.stdout)["verification"]
     print(f"{quant}: {proof}")
     assert proof["lines"] >= 200 and proof["tokenization_differences"] == 0 and proof["positions"] >= 32
-    assert proof["passed"] and (quant != "f16" or proof["max_delta_logprob"] <= 0.02)
+    assert proof["passed"] and proof["adapter_effect"] == pytest.approx(1, abs=0.4)
+    assert quant != "f16" or proof["max_delta_logprob"] <= 0.04
+
+
+def test_a_type_that_swallows_the_adapter_is_refused(toured, tmp_path):
+    done = toured.adreg("merge", "demo/lighthouse", "--to", "gguf", "--quant", "q4_1", "-o", tmp_path / "out.gguf")
+    assert done.returncode == 5 and "of the adapter's effect is in the file" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["out.gguf.rejected"]
+
+
+@pytest.fixture(scope="module")
+def moved(toured, tmp_path_factory):
+    """The base with a strong random adapter folded in, and so off every grid."""
+    from tests.builders import build_adapter
+    from tests.export.merging import merge
+
+    place, base = tmp_path_factory.mktemp("moved"), toured.home / "bases" / BASE
+    return merge(base, build_adapter(base, place / "noise", seed=1), output=place / "base", target="safetensors").path
+
+
+@pytest.mark.parametrize("quant", ON_THE_GRID)
+def test_off_the_grid_of_their_base_the_other_types_hold_the_adapter_too(toured, moved, tmp_path, quant):
+    from tests.export.merging import merge
+
+    found = merge(moved, toured.home / "demo/lighthouse", output=tmp_path / "out.gguf", quant=quant, verify=True).verification
+    print(f"{quant}: {found}")
+    assert found is not None and found.passed
+
+
+@pytest.mark.parametrize("quant", ["q8_0", "q4_k_m", "q2_k"])
+def test_a_forgotten_a_wrong_and_an_unscaled_adapter_fail_in_every_type(toured, tmp_path, quant):
+    from adreg.export.plan import plan_merge
+    from adreg.export.verify import verify_merge
+    from tests.export.merging import merge, request, source
+
+    base, right, wrong = (toured.home / place for place in (f"bases/{BASE}", "demo/lighthouse", "demo/emoji-zh"))
+    plan = plan_merge(request(base, right, output=tmp_path / "unused.gguf", quant=quant))
+    # as rsLoRA of rank 8 without its factor
+    for name, sources in {"forgotten": (), "wrong": (wrong,), "unscaled": (source(right, 8**-0.5),)}.items():
+        found = verify_merge(plan, merge(base, *sources, output=tmp_path / f"{name}.gguf", quant=quant).path)
+        print(f"{quant}, {name}: {found.adapter_effect:.2f}")
+        assert any("of the adapter's effect is in the file" in failure for failure in found.failures)
 
 
 def test_the_tour_again_is_quicker_and_harmless(toured):

@@ -10,28 +10,9 @@ from numpy.typing import NDArray
 
 from adreg.formats.dtypes import Float32
 
-EFFECT_TOLERANCE = 0.25
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The largest and the mean |delta| (nats) that a file of a type may show."""
-
-    max_delta: float
-    mean_delta: float
-
-
-# Two to three times what SmolLM2-135M-Instruct showed with adapters of three strengths. F32 measures adreg alone
-# (0.0003); the rest is llama.cpp on a CPU, which also rounds the activations to the type of the weights.
-LIMITS = {
-    "ALL_F32": Limits(0.005, 0.001),
-    "MOSTLY_F16": Limits(0.06, 0.006),
-    "MOSTLY_BF16": Limits(0.3, 0.04),
-    "MOSTLY_Q8_0": Limits(2.0, 0.25),
-}
-# a merged checkpoint is rounded once to its base's type, and computed in float32
-CHECKPOINT_LIMITS = {"F32": Limits(0.005, 0.001), "F16": Limits(0.06, 0.006), "BF16": Limits(0.3, 0.04)}
-MERGED_LIMIT = 0.005
+# by how much of its effect an adapter may seem stronger or weaker before one looks closer, and what it may be for
+# every time that the noise is the effect
+DOUBT, NOISE_TOLERANCE = 0.25, 0.15
 
 
 @dataclass(frozen=True)
@@ -39,13 +20,14 @@ class Agreement:
     """Over all compared tokens, `noise` is llama.cpp minus reference, `effect` reference minus bare base (nats).
 
     `divergence` is the Kullback-Leibler divergence (nats) from the reference at each position, the tokens that were not
-    compared counted as one; so it is at most the true one.
+    compared counted as one; so it is at most the true one. `unadapted` is the agreement of the bare base in the file's type.
     """
 
     noise: NDArray[np.float64]
     effect: NDArray[np.float64]
     top1: tuple[bool, ...]
     divergence: tuple[float, ...]
+    unadapted: Agreement | None = None
 
     @property
     def max_delta(self) -> float:
@@ -56,19 +38,40 @@ class Agreement:
         return float(np.abs(self.noise).mean())
 
     @property
+    def mean_divergence(self) -> float:
+        return sum(self.divergence) / len(self.divergence)
+
+    @property
     def effect_share(self) -> float | None:
         """How much of the adapter is in the file: 1 when it is, 0 when it was forgotten, 2 when it counts double.
 
         The least-squares slope of what llama.cpp shows beyond the bare base, over what the adapter does. It finds
-        what the deltas of a coarse type drown. None where there is no effect to find.
+        what the deltas of a coarse type drown, and more so beyond what the base shows in that type without the
+        adapter: coarse rounding alone looks like up to three times the effect of a weak one. None where there is no
+        effect to find.
         """
-        power = float(self.effect @ self.effect)
-        return float((self.noise + self.effect) @ self.effect) / power if power > 0 else None
+        if not self.effect.any():
+            return None
+        return self._slope - (self.unadapted._slope if self.unadapted else 0.0)
 
     @property
-    def effect_tolerance(self) -> float:
-        """How far the share may be from 1; more where the adapter does less than the rounding."""
-        return EFFECT_TOLERANCE * max(1.0, self.mean_delta / max(float(np.abs(self.effect).mean()), 1e-9))
+    def _slope(self) -> float:
+        return float((self.noise + self.effect) @ self.effect) / float(self.effect @ self.effect)
+
+    def effect_tolerance(self, least: float) -> float:
+        """How far the share may be from 1: `least`, or more where the adapter does less than the rounding."""
+        return max(least, NOISE_TOLERANCE * self._noise_to_effect)
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the share says little, or that the adapter is not there, before it is known what the rounding shows."""
+        share = self.effect_share
+        return share is not None and (abs(share - 1) > DOUBT or self._noise_to_effect > 1)
+
+    @property
+    def _noise_to_effect(self) -> float:
+        rounding = self.unadapted.noise + self.unadapted.effect if self.unadapted else self.noise
+        return float(np.abs(rounding).mean() / max(np.abs(self.effect).mean(), 1e-9))
 
 
 def compare(found: Sequence[Mapping[int, float]], adapted: Float32, bare: Float32) -> Agreement:

@@ -44,10 +44,17 @@ class LlamaCpp:
         `forced` is the token that is then generated: the probabilities are those before sampling, but the server
         leaves them out where it happens to generate an end token or half a character.
         """
+        likely = self._next(ids, count, forced)["top_logprobs"]
+        return {int(token["id"]): math.nan if token["logprob"] is None else float(token["logprob"]) for token in likely}
+
+    def log_probability(self, ids: Sequence[int], token: int) -> float:
+        """Of `token` after `ids`."""
+        return float(self._next(ids, 1, token)["logprob"])
+
+    def _next(self, ids: Sequence[int], count: int, forced: int) -> Any:
         body = {"prompt": list(ids), "n_predict": 1, "n_probs": count, "cache_prompt": True, "post_sampling_probs": False}
         found = self._post("/completion", {**body, "temperature": 0, "logit_bias": [[forced, 1e6]]})
-        likely = found["completion_probabilities"][0]["top_logprobs"]
-        return {int(token["id"]): math.nan if token["logprob"] is None else float(token["logprob"]) for token in likely}
+        return found["completion_probabilities"][0]
 
     def render(self, messages: Sequence[Message]) -> str | None:
         """The prompt that the file's chat template makes of `messages`, or None where it refuses them."""

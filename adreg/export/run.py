@@ -94,11 +94,13 @@ def _proven(plan: MergePlan, main: Path, whole: Path, progress: Progress) -> Ver
         return None
     from adreg.export.verify import verify_merge
 
-    proof = verify_merge(plan, main, progress)
-    if not proof.passed:
+    try:
+        proof = verify_merge(plan, main, progress)
+        proof.require()
+    except VerificationFailed as error:
         aside = _free(plan.request.output)
         whole.replace(aside)
-        raise VerificationFailed(f"{aside} is set aside: {'; '.join(proof.failures)}")
+        raise VerificationFailed(f"{aside} is set aside: {error}") from error
     if plan.request.target != "safetensors":
         stamp(main, proof.as_json())
     return proof

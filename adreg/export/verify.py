@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from adreg.errors import UnsupportedError, VerificationFailed
-from adreg.export.agreement import CHECKPOINT_LIMITS, LIMITS, Limits, compare
+from adreg.export.agreement import compare
 from adreg.export.changes.source import Source
 from adreg.export.corpus import CONVERSATIONS, corpus
 from adreg.export.extras import need
@@ -19,6 +19,7 @@ from adreg.export.fold.folded import Folded
 from adreg.export.gguf.exactness import is_comparable, is_sentencepiece
 from adreg.export.gguf.phi3 import original_context
 from adreg.export.gguf.writer import write_gguf
+from adreg.export.limits import CHECKPOINT_LIMITS, LIMITS, Limits
 from adreg.export.llamacpp import LlamaCpp, llamacpp
 from adreg.export.plan import MergePlan, plan_merge
 from adreg.export.reference import Passage, Reference, open_reference
@@ -52,19 +53,26 @@ class Subject:
 def verify_merge(plan: MergePlan, path: Path, progress: Progress = SILENT) -> Verification:
     """Compare what was written to `path` by `plan` with what it should do; as `verify_gguf` and `verify_checkpoint`.
 
-    A GGUF adapter is run on its base, which is written for that in float32 and removed again.
+    A GGUF adapter is run on its base, which is written for that in float32 and removed again. So is the base of a merged
+    file in the file's own type, where its rounding leaves doubt about the adapters.
     """
     request = plan.request
     subject = Subject(request.base, request.sources, plan.folds, request.chat_template, not request.combination.is_sum)
     if request.target == "safetensors":
         return verify_checkpoint(path, subject, progress)
-    if request.target == "gguf":
-        return verify_gguf(path, subject, progress)
     with TemporaryDirectory(dir=path.parent, prefix=".verify-") as place:
         base = Path(place) / "base.gguf"
-        alone = replace(request, sources=(), target="gguf", output=base, quant="f32", verify=False)
-        write_gguf(plan_merge(alone), base, progress)
+        if request.target == "gguf":
+            return verify_gguf(path, subject, progress, bare=lambda: _write_base(plan, base, request.quant, progress))
+        _write_base(plan, base, "f32", progress)
         return verify_gguf(base, replace(subject, chat_template=plan.chat_template), progress, [path])
+
+
+def _write_base(plan: MergePlan, path: Path, quant: str | None, progress: Progress) -> Path:
+    """The base of `plan` alone, as GGUF."""
+    alone = replace(plan.request, sources=(), target="gguf", output=path, quant=quant, verify=False)
+    write_gguf(plan_merge(alone), path, progress)
+    return path
 
 
 def obstacle(base: Checkpoint, target: str) -> str | None:
@@ -96,34 +104,50 @@ def _memory() -> int | None:
     return int(found[1]) << 10 if found else None
 
 
-def verify_gguf(path: Path, subject: Subject, progress: Progress = SILENT, adapters: Sequence[Path] = ()) -> Verification:
-    """Compare the GGUF file at `path`, with GGUF `adapters` on it, with `subject`.
+def verify_gguf(
+    path: Path,
+    subject: Subject,
+    progress: Progress = SILENT,
+    adapters: Sequence[Path] = (),
+    bare: Callable[[], Path] | None = None,
+) -> Verification:
+    """Compare the GGUF file at `path`, with GGUF `adapters` on it, with `subject`. `bare` gives the base in the file's type
+    when it is needed.
 
-    Needs the base in float32 in memory. Raises `MissingExtra`, and `VerificationFailed` when llama.cpp cannot load
-    the file; everything else is in the answer.
+    Needs the base in float32 in memory. Raises `MissingExtra`, `UnsupportedError` for a base that transformers does not
+    load, and `VerificationFailed` when llama.cpp cannot load the file; everything else is in the answer.
     """
     need("llamacpp", "xllamacpp")
     reference = open_reference(subject.base, subject.sources)
-    template, lines = chosen_template(subject.base, subject.sources, subject.chat_template), tokenizer_lines(subject.base)
     passages = reference.passages()
     with progress.task("verify", 4) as task:
         expected = _expected(reference, subject, passages)
         task.advance(1, "reference")
         with llamacpp(path, CONTEXT, adapters) as model:
             task.advance(1, "llama.cpp")
-            wrong_lines = len(different_lines(model, reference, lines))
-            task.advance(1, "tokens")
-            found = [likely for passage in passages for likely in likeliest(model, passage)]
-            prompts = list(_prompt_differences(model, reference, template))
-            task.advance(1, "log probabilities and chat template")
-    agreement = compare(found, expected.adapted, expected.bare)
-    return judge(*type_and_limits(path), agreement, Counts(len(lines), wrong_lines, len(prompts), sum(prompts)), expected.off)
+            texts = _compare_texts(model, reference, subject)
+            task.advance(1, "tokens and chat template")
+            found = likeliest(model, passages)
+            task.advance(1, "log probabilities")
+        agreement = compare(found, expected.adapted, expected.bare)
+        if bare is not None and agreement.is_doubtful:
+            with llamacpp(bare(), CONTEXT) as model:
+                unadapted = compare(likeliest(model, passages), expected.adapted, expected.bare)
+            agreement = replace(agreement, unadapted=unadapted)
+    return judge(*type_and_limits(path, adapters), agreement, texts, expected.off)
+
+
+def _compare_texts(model: LlamaCpp, reference: Reference, subject: Subject) -> Counts:
+    template, lines = chosen_template(subject.base, subject.sources, subject.chat_template), tokenizer_lines(subject.base)
+    prompts = list(_prompt_differences(model, reference, template))
+    return Counts(len(lines), len(different_lines(model, reference, lines)), len(prompts), sum(prompts))
 
 
 def verify_checkpoint(folder: Path, subject: Subject, progress: Progress = SILENT) -> Verification:
-    """Compare the merged checkpoint in `folder` with `subject`, in transformers, over the whole vocabulary.
+    """Compare the merged checkpoint in `folder` with `subject`, in transformers.
 
-    Needs the base in float32 in memory. Raises `MissingExtra`.
+    Needs the base in float32 in memory. Raises `MissingExtra`, and `UnsupportedError` for what transformers
+    does not load.
     """
     reference = open_reference(subject.base, subject.sources)
     passages = reference.passages()
@@ -132,7 +156,8 @@ def verify_checkpoint(folder: Path, subject: Subject, progress: Progress = SILEN
         task.advance(1, "reference")
         merged, _ = open_reference(open_checkpoint(folder), ()).log_probabilities(passages)
         task.advance(1, "merged weights")
-    agreement = compare([dict(enumerate(row.tolist())) for row in merged], expected.adapted, expected.bare)
+    likely = [dict(zip(tokens, row[tokens], strict=True)) for row in merged for tokens in [row.argsort()[-TOP:].tolist()]]
+    agreement = compare(likely, expected.adapted, expected.bare)
     kind = dominant_dtype(subject.base)
     return judge(kind, CHECKPOINT_LIMITS[kind], agreement, Counts(), expected.off)
 
@@ -155,18 +180,21 @@ def _expected(reference: Reference, subject: Subject, passages: Sequence[Passage
     return _Expected(merged, bare, None) if subject.combined else _Expected(adapted, bare, float(abs(merged - adapted).max()))
 
 
-def likeliest(model: LlamaCpp, passage: Passage) -> Iterator[dict[int, float]]:
-    """The likeliest tokens at every compared position of `passage`, and their log probabilities."""
-    ids = passage.ids
-    return (model.next_tokens(ids[:length], TOP, ids[length]) for length in passage.lengths)
+def likeliest(model: LlamaCpp, passages: Sequence[Passage]) -> list[dict[int, float]]:
+    """The likeliest tokens at every compared position, and their log probabilities."""
+    positions = ((passage.ids, length) for passage in passages for length in passage.lengths)
+    return [model.next_tokens(ids[:length], TOP, ids[length]) for ids, length in positions]
 
 
-def type_and_limits(path: Path) -> tuple[str, Limits]:
-    """The type of the file at `path` and the limits it must keep: bf16's where its weights went through bf16."""
+def type_and_limits(path: Path, adapters: Sequence[Path] = ()) -> tuple[str, Limits]:
+    """The type of the file at `path` and the limits it must keep: bf16's where its weights went through bf16. GGUF
+    `adapters` on it have no type of their own, but their tensors' counts."""
     from gguf import LlamaFileType
 
     fields = read_gguf(path).fields
-    kind = str(LlamaFileType(fields["general.file_type"]).name)
+    within = {view.dtype for adapter in adapters for view in read_gguf(adapter).tensors.values()}
+    rounded = next((f"MOSTLY_{dtype}" for dtype in ("BF16", "F16") if dtype in within), None)
+    kind = rounded or str(LlamaFileType(fields["general.file_type"]).name)
     if kind not in LIMITS:
         raise VerificationFailed(f"{path} has the file type {kind}, for which adreg has no limits")
     through_bf16 = fields.get("adreg.merge.precision") == "compat" and kind in ("ALL_F32", "MOSTLY_F16")

@@ -78,7 +78,7 @@ def test_index_runs_as_a_llama_whose_output_rows_are_normalised(tokenizer_folder
         plain = llama(input_ids=ids).logits[0]
     expected, wrong = (torch.log_softmax(values[rows], -1).numpy() for values in (logits, plain))
     with llamacpp(result.path, context=128) as model:
-        found = list(likeliest(model, passage))
+        found = likeliest(model, [passage])
     assert compare(found, expected, expected).max_delta < 0.001 < 0.1 < compare(found, wrong, wrong).max_delta
     # and without its remote code, as a verification runs it
     verified = verify_gguf(result.path, Subject(open_checkpoint(index), (source(adapter),)))

@@ -15,6 +15,7 @@ PLAIN = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "
 FILE_TYPES = PLAIN | {quant: f"MOSTLY_{quant.upper()}" for quant in DEFAULTS}
 QUANTS = tuple(FILE_TYPES)
 F16_LIMIT = 65520.0
+WEIGHTS = (".weight", ".lora_a", ".lora_b")
 ALWAYS_F32 = ("position_embd.weight", "token_types.weight", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight")
 
 
@@ -41,7 +42,7 @@ def _plain(tensor: OutputTensor, quant: str) -> str:
 def _stays_f32(tensor: OutputTensor) -> bool:
     """Vectors, norms, positions and routers, which the converter never rounds and llama-quantize leaves alone."""
     name = tensor.name
-    return len(tensor.shape) == 1 or name.endswith(("_norm.weight", *ALWAYS_F32)) or not name.endswith(".weight")
+    return len(tensor.shape) == 1 or name.endswith(("_norm.weight", *ALWAYS_F32)) or not name.endswith(WEIGHTS)
 
 
 def tensor_bytes(shape: tuple[int, ...], dtype: str) -> int:
