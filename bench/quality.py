@@ -18,12 +18,12 @@ from tempfile import TemporaryDirectory
 
 from adreg.export.changes.source import Source
 from adreg.export.gguf.types import QUANTS
-from adreg.export.llamacpp import llamacpp
 from adreg.export.plan import plan_merge
-from adreg.export.reference import Passage, Reference, open_reference
+from adreg.export.proof.llamacpp import llamacpp
+from adreg.export.proof.reference import Passage, Reference, open_reference
+from adreg.export.proof.verify import verify_merge
 from adreg.export.request import MergeRequest
 from adreg.export.run import run_merge
-from adreg.export.verify import verify_merge
 from adreg.formats.adapters.adapter import open_adapter
 from adreg.formats.bases.checkpoint import open_checkpoint
 from bench.spine import header, unpack

@@ -158,7 +158,7 @@ def test_off_the_grid_of_their_base_the_other_types_hold_the_adapter_too(toured,
 @pytest.mark.parametrize("quant", ["q8_0", "q4_k_m", "q2_k"])
 def test_a_forgotten_a_wrong_and_an_unscaled_adapter_fail_in_every_type(toured, tmp_path, quant):
     from adreg.export.plan import plan_merge
-    from adreg.export.verify import verify_merge
+    from adreg.export.proof.verify import verify_merge
     from tests.export.merging import merge, request, source
 
     base, right, wrong = (toured.home / place for place in (f"bases/{BASE}", "demo/lighthouse", "demo/emoji-zh"))

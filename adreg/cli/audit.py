@@ -129,7 +129,7 @@ def find_subject(found: Registry, text: str, base: str | None, target: str, out:
 def judge_deeply(found: Registry, seen: Subject, report: AuditReport, base: str | None, out: Output) -> AuditReport:
     """`report` with what the base's weights and the answers with and without the adapter say."""
     from adreg.audit.run import Speed, judge
-    from adreg.export.probe import deepen, may_load
+    from adreg.export.proof.probe import deepen, may_load
 
     if seen.base is None:
         raise UsageError("--deep compares with a base, and none is known", "name it with --base")

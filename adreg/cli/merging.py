@@ -16,9 +16,9 @@ from adreg.errors import UsageError
 if TYPE_CHECKING:
     from adreg.export.combine.settings import Combination
     from adreg.export.plan import MergePlan
+    from adreg.export.proof.verdict import Verification
     from adreg.export.request import MergeRequest
     from adreg.export.run import MergeResult
-    from adreg.export.verdict import Verification
     from adreg.formats.bases.checkpoint import Checkpoint
     from adreg.registry.records import BaseRecord, VersionRecord
     from adreg.registry.registry import Registry
@@ -152,7 +152,7 @@ def proof_lines(proof: Verification) -> list[str]:
 
 def _verified(base: Checkpoint, wish: Wish, out: Output) -> bool:
     """Whether to verify; where nobody said and it cannot be done here, the reason is told."""
-    from adreg.export.verify import obstacle
+    from adreg.export.proof.verify import obstacle
 
     if wish.verify is not None:
         return wish.verify

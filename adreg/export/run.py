@@ -19,7 +19,7 @@ from adreg.formats.atomic import atomic_file, atomic_folder
 from adreg.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from adreg.export.verdict import Verification
+    from adreg.export.proof.verdict import Verification
 
 MODELFILE, REJECTED = "Modelfile", ".rejected"
 
@@ -92,7 +92,7 @@ def _proven(plan: MergePlan, main: Path, whole: Path, progress: Progress) -> Ver
     """The verification of `main`, which a GGUF file then holds; what fails is moved aside with all of `whole`."""
     if not plan.request.verify:
         return None
-    from adreg.export.verify import verify_merge
+    from adreg.export.proof.verify import verify_merge
 
     try:
         proof = verify_merge(plan, main, progress)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 def main() -> None:
     import xllamacpp
 
-    from adreg.export.llamacpp import LlamaCpp
+    from adreg.export.proof.llamacpp import LlamaCpp
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

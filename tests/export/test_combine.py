@@ -126,7 +126,7 @@ def test_peft_loads_the_result_and_it_acts_as_the_sum_of_its_parents(base, sourc
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from adreg.export.reference import adapted_model
+    from adreg.export.proof.reference import adapted_model
     from adreg.formats.bases.checkpoint import open_checkpoint
 
     parents = [{"digest": f"sha256:{i:064x}", "reference": f"a:{i}", "relation": "merged"} for i in range(2)]

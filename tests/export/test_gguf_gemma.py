@@ -6,7 +6,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from adreg.errors import UnsupportedError
-from adreg.export.verify import Subject, verify_gguf
+from adreg.export.proof.verify import Subject, verify_gguf
 from adreg.formats.bases.checkpoint import open_checkpoint
 from adreg.formats.gguf.header import read_gguf
 from tests.builders import GEMMA, TURNS, build_adapter, build_checkpoint

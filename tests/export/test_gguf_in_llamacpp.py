@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
-from adreg.export.agreement import compare
-from adreg.export.llamacpp import llamacpp
-from adreg.export.reference import open_reference
-from adreg.export.verify import Subject, different_lines, likeliest, tokenizer_lines, verify_gguf
+from adreg.export.proof.agreement import compare
+from adreg.export.proof.llamacpp import llamacpp
+from adreg.export.proof.reference import open_reference
+from adreg.export.proof.verify import Subject, different_lines, likeliest, tokenizer_lines, verify_gguf
 from adreg.formats.bases.checkpoint import open_checkpoint
 from tests.builders import build_checkpoint
 from tests.export.merging import merge, peft_merged, retokenize, source

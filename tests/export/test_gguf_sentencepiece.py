@@ -11,9 +11,9 @@ from adreg.errors import AdregError, FormatError, UnsupportedError
 from adreg.export.gguf.exactness import is_sentencepiece
 from adreg.export.gguf.sentencepiece import sentencepiece_vocabulary
 from adreg.export.gguf.tokenizer import write_tokenizer
-from adreg.export.llamacpp import llamacpp
-from adreg.export.reference import open_reference
-from adreg.export.verify import different_lines, tokenizer_lines
+from adreg.export.proof.llamacpp import llamacpp
+from adreg.export.proof.reference import open_reference
+from adreg.export.proof.verify import different_lines, tokenizer_lines
 from adreg.formats.bases.checkpoint import open_checkpoint
 from adreg.formats.gguf.header import read_gguf
 from adreg.formats.text.sentencepiece import read_sentencepiece

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from adreg.audit.findings import Severity
 from adreg.audit.run import Speed, judge
 from adreg.audit.subject import Subject
-from adreg.export.probe import PROMPTS, deepen, may_load
+from adreg.export.proof.probe import PROMPTS, deepen, may_load
 from adreg.formats.adapters.inspection import inspect_folder
 from adreg.formats.bases.checkpoint import open_checkpoint
 

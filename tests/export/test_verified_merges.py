@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 
 from adreg.errors import UnsupportedError, VerificationFailed
-from adreg.export import limits, verify
 from adreg.export.changes.source import Source
 from adreg.export.gguf.stamp import COUNTS, MEASURES, PREFIX, stamp
 from adreg.export.gguf.writer import write_gguf
-from adreg.export.limits import Limits
-from adreg.export.llamacpp import llamacpp
 from adreg.export.plan import plan_merge
-from adreg.export.reference import adapted_model, merged_model, open_reference
+from adreg.export.proof import limits, verify
+from adreg.export.proof.limits import Limits
+from adreg.export.proof.llamacpp import llamacpp
+from adreg.export.proof.reference import adapted_model, merged_model, open_reference
+from adreg.export.proof.verify import Subject, obstacle, verify_checkpoint, verify_merge
 from adreg.export.run import run_merge
 from adreg.export.targets import assign
-from adreg.export.verify import Subject, obstacle, verify_checkpoint, verify_merge
 from adreg.formats.adapters.others import open_any_adapter
 from adreg.formats.bases.checkpoint import open_checkpoint
 from adreg.formats.gguf.header import read_gguf

@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 from adreg.errors import VerificationFailed
-from adreg.export.corpus import corpus
-from adreg.export.llamacpp import llamacpp
-from adreg.export.verify import Subject, verify_gguf
+from adreg.export.proof.corpus import corpus
+from adreg.export.proof.llamacpp import llamacpp
+from adreg.export.proof.verify import Subject, verify_gguf
 from adreg.formats.bases.checkpoint import open_checkpoint
 from tests.export.merging import merge, source
 

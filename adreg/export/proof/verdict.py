@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from adreg.errors import VerificationFailed
-from adreg.export.agreement import Agreement
-from adreg.export.limits import MERGED_LIMIT, Limits
+from adreg.export.proof.agreement import Agreement
+from adreg.export.proof.limits import MERGED_LIMIT, Limits
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,7 @@ adapter is loaded, because an adapter's file can overwrite its weights. float32,
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +16,7 @@ from typing import Any
 from adreg.audit.findings import AuditReport, Severity
 from adreg.audit.subject import PromptProbe, Subject
 from adreg.export.extras import need
+from adreg.export.proof.quiet import quiet
 from adreg.formats.adapters.adapter import CONFIG, WEIGHTS
 from adreg.formats.adapters.family import DECLARED
 from adreg.formats.bases.checkpoint import Checkpoint
@@ -53,7 +52,7 @@ def deepen(subject: Subject, base: Checkpoint, progress: Progress = SILENT) -> S
     deep = replace(subject, weights=base)
     if subject.raw.get("peft_type") not in DECLARED:
         return deep
-    with _quiet(), progress.task("probe", 2) as task, TemporaryDirectory() as place:
+    with quiet(), progress.task("probe", 2) as task, TemporaryDirectory() as place:
         prompts, model = _tokenized(base), _model(base)
         before = [_log_probabilities(model, ids) for ids in prompts.values()]
         task.advance(1, "the base")
@@ -110,19 +109,3 @@ def _probe(prompt: str, ids: Sequence[int], before: Float32, after: Float32) -> 
     divergence = (np.exp(before) * change).sum(axis=1).mean()
     was, now = (float(values[places, following].mean()) for values in (before, after))
     return PromptProbe(prompt, float(divergence), float(np.abs(change).max()), was, now, bool(np.isnan(after).any()))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars of transformers and no warnings of PEFT: the audit's findings say what is wrong."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ import numpy as np
 
 from adreg.errors import UnsupportedError
 from adreg.export.changes.source import Source
-from adreg.export.corpus import PASSAGES
 from adreg.export.extras import need
 from adreg.export.fold.folded import Folded
-from adreg.export.indexmodel import register_index
+from adreg.export.proof.corpus import PASSAGES
+from adreg.export.proof.indexmodel import register_index
+from adreg.export.proof.quiet import quiet
 from adreg.export.targets import config_changes
 from adreg.formats.adapters.adapter import CONFIG, WEIGHTS
 from adreg.formats.bases.checkpoint import Checkpoint
@@ -72,7 +72,7 @@ class Reference:
 
     def log_probabilities(self, passages: Sequence[Passage]) -> tuple[Float32, Float32]:
         """With the adapters and without: (positions of all passages, vocabulary) each."""
-        with _quiet(), _loading(self.base, self.sources):
+        with quiet(), _loading(self.base, self.sources):
             model = adapted_model(self.base, self.sources)
         adapted = _log_probabilities(model, passages)
         if not self.sources:
@@ -82,7 +82,7 @@ class Reference:
 
     def merged_log_probabilities(self, passages: Sequence[Passage], folds: Mapping[str, Folded]) -> Float32:
         """What the folded weights give, in float32 and not rounded to any file's type: (positions, vocabulary)."""
-        with _quiet(), _loading(self.base):
+        with quiet(), _loading(self.base):
             model = merged_model(self.base, folds)
         return _log_probabilities(model, passages)
 
@@ -94,7 +94,7 @@ def open_reference(base: Checkpoint, sources: tuple[Source, ...]) -> Reference:
     from transformers import AutoConfig, AutoTokenizer
 
     register_index()
-    with _quiet(), _loading(base):
+    with quiet(), _loading(base):
         AutoConfig.from_pretrained(base.folder, **LOCAL)
         return Reference(base, sources, AutoTokenizer.from_pretrained(base.folder, **LOCAL))
 
@@ -173,19 +173,3 @@ def _folder(source: Source, folder: Path) -> Path:
     (folder / CONFIG).symlink_to(source.adapter.config.path.absolute())
     (folder / WEIGHTS).symlink_to(source.adapter.file.path.absolute())
     return folder
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers' progress bars and PEFT's advice stay off the terminal."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

@@ -11,20 +11,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from adreg.errors import UnsupportedError, VerificationFailed
-from adreg.export.agreement import compare
 from adreg.export.changes.source import Source
-from adreg.export.corpus import CONVERSATIONS, corpus
 from adreg.export.extras import need
 from adreg.export.fold.folded import Folded
 from adreg.export.gguf.exactness import is_comparable, is_sentencepiece
 from adreg.export.gguf.phi3 import original_context
 from adreg.export.gguf.writer import write_gguf
-from adreg.export.limits import CHECKPOINT_LIMITS, LIMITS, Limits
-from adreg.export.llamacpp import LlamaCpp, llamacpp
 from adreg.export.plan import MergePlan, plan_merge
-from adreg.export.reference import Passage, Reference, open_reference
+from adreg.export.proof.agreement import compare
+from adreg.export.proof.corpus import CONVERSATIONS, corpus
+from adreg.export.proof.limits import CHECKPOINT_LIMITS, LIMITS, Limits
+from adreg.export.proof.llamacpp import LlamaCpp, llamacpp
+from adreg.export.proof.reference import Passage, Reference, open_reference
+from adreg.export.proof.verdict import Counts, Verification, judge
 from adreg.export.request import chosen_template
-from adreg.export.verdict import Counts, Verification, judge
 from adreg.formats.bases.checkpoint import Checkpoint, open_checkpoint
 from adreg.formats.bases.modelconfig import rope
 from adreg.formats.dtypes import Float32
