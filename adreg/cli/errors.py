@@ -69,6 +69,8 @@ def hint(error: AdregError) -> str:
             return error.instead
         case MissingExtra():
             return f"pip install 'adreg[{error.extra}]'"
+        case VerificationFailed():
+            return "a finer type may pass, such as --quant f16; --no-verify writes it unproven"
         case FormatError(rule="S-PKL-1"):
             return "save it as safetensors where it was made: model.save_pretrained(folder)"
         case FormatError(rule="B-IDX-3"):
