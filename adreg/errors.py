@@ -16,6 +16,7 @@ AdregError
 ├── StorageError           the disk refused (full, read-only)
 ├── VerificationFailed     an artifact disagrees with the adapter on its base
 ├── BusyError              the engine takes no more work now
+├── DeadlineError          a request's time was over before its answer was
 ├── RemoteError            another machine did not answer, refused, or answered nonsense
 └── MissingExtra           an optional dependency is not installed
 """
@@ -148,6 +149,10 @@ class BusyError(AdregError):
     def __init__(self, why: str, retry_after: int = 1, stopping: bool = False) -> None:
         self.retry_after, self.stopping = retry_after, stopping
         super().__init__(why)
+
+
+class DeadlineError(AdregError):
+    """A request's time was over before its answer was."""
 
 
 class RemoteError(AdregError):

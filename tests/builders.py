@@ -66,7 +66,7 @@ def build_checkpoint(folder: Path, kind: str, tokenizer: Path | None, seed: int 
 
 
 def build_adapter(base: Path, folder: Path, seed: int, strength: float = 0.3, **changes: Any) -> Path:
-    """Save a PEFT LoRA on `base` whose B is random too, so that it does something."""
+    """Save a PEFT LoRA on `base` whose every factor is random, so that it does something."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -78,5 +78,7 @@ def build_adapter(base: Path, folder: Path, seed: int, strength: float = 0.3, **
         for name, parameter in model.named_parameters():
             if "lora_B" in name or "lora_embedding_B" in name:
                 parameter.normal_(0, strength / parameter.shape[1] ** 0.5)
+            elif "lora_embedding_A" in name:  # PEFT starts these at zero
+                parameter.normal_(0, 1)
     model.save_pretrained(folder)
     return folder

@@ -70,13 +70,12 @@ def test_the_held_out_loss_falls_by_a_quarter(toured, name):
 def served(toured):
     """The base URL of a server with the base and both adapters."""
     from adreg.cli.output import Output
-    from adreg.cli.serve import load
+    from adreg.cli.serving import load
     from adreg.serve.api.app import create_app
-    from adreg.serve.server import running_server
+    from adreg.serve.server.server import running_server
 
     found = toured.registry
-    versions = [found.adapters.resolve(parse_reference(name)) for name in ADAPTERS]
-    engine = load(found, found.bases.get(BASE), versions, Output(quiet=True))
+    engine = load(found, found.bases.get(BASE), list(ADAPTERS), Output(quiet=True))
     with running_server(create_app(engine)) as url:
         yield url
 

@@ -166,16 +166,7 @@ class Subject:
     @cached_property
     def verdict(self) -> Verdict:
         """The base at hand against the ids recorded at training, by content."""
-        if self.base is None or self.trained_on is None:
-            return Verdict.UNKNOWN
-        now, then = self.base.ids, self.trained_on
-        if now.weights_id == then.weights_id and now.cfg_id == then.cfg_id:
-            return Verdict.EXACT
-        if now.cfg_id == then.cfg_id and (now.content_id == then.content_id or now.values_id == then.values_id):
-            return Verdict.SAME_VALUES
-        if self.base.relative(then.weights_id):
-            return Verdict.QUANT_OF
-        return Verdict.SAME_ARCH if now.arch_id == then.arch_id else Verdict.DIFFERENT
+        return base_verdict(self.base, self.trained_on)
 
     def problems(self, rule: str) -> tuple[FormatError, ...]:
         """What breaks a format and is forbidden by `rule`."""
@@ -184,6 +175,20 @@ class Subject:
     def name_of(self, path: Path) -> str:
         """The name of a file as people know it."""
         return self.inspection.name_of(path)
+
+
+def base_verdict(base: BaseCard | None, trained_on: BaseIds | None) -> Verdict:
+    """How `base` relates to the base whose ids were recorded at training."""
+    if base is None or trained_on is None:
+        return Verdict.UNKNOWN
+    now, then = base.ids, trained_on
+    if now.weights_id == then.weights_id and now.cfg_id == then.cfg_id:
+        return Verdict.EXACT
+    if now.cfg_id == then.cfg_id and (now.content_id == then.content_id or now.values_id == then.values_id):
+        return Verdict.SAME_VALUES
+    if base.relative(then.weights_id):
+        return Verdict.QUANT_OF
+    return Verdict.SAME_ARCH if now.arch_id == then.arch_id else Verdict.DIFFERENT
 
 
 def _largest(view: TensorView) -> float:

@@ -47,6 +47,9 @@ COMMANDS = {
     "merge": ("merge:merge", USE),
     "ollama": ("ollama:app", USE),
     "serve": ("serve:serve", USE),
+    "key": ("keys:app", USE),
+    "ps": ("ps:ps", USE),
+    "chat": ("chat:chat", USE),
 }
 
 

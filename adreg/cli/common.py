@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from adreg.errors import UsageError
 from adreg.references import Reference, parse_reference
 from adreg.registry.versions import Wanted
 from adreg.settings import Settings
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from adreg.cli.output import Output
     from adreg.registry.records import VersionRecord
     from adreg.registry.registry import Registry
+
+UNITS = {"KB": 10**3, "KIB": 1 << 10, "MB": 10**6, "GB": 10**9, "MIB": 1 << 20, "GIB": 1 << 30}
 
 
 def complete_name(incomplete: str) -> list[str]:
@@ -82,8 +86,6 @@ def warn_yanked(out: Output, versions: Iterable[VersionRecord]) -> None:
 
 def name_and_alias(text: str) -> Reference:
     """NAME or NAME:ALIAS, where something new gets its name. Raises `UsageError` for a version or digest."""
-    from adreg.errors import UsageError
-
     reference = parse_reference(text)
     if reference.version or reference.digest:
         raise UsageError(f"{text!r} names an existing version", f"versions are numbered by themselves: use {reference.name}")
@@ -99,3 +101,11 @@ def quiet_libraries() -> None:
 def is_folder(text: str) -> bool:
     """Whether `text` is meant as a path rather than a reference."""
     return Path(text).expanduser().is_dir() or text.startswith((".", "/", "~"))
+
+
+def parse_size(text: str) -> int:
+    """`5GB` or `500MiB` in bytes."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMG]i?B)", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise UsageError(f"{text!r} is no size", "write it as 5GB or 500MB")
+    return int(float(found[1]) * UNITS[found[2].upper()])

@@ -162,14 +162,12 @@ def _show_proof(tour: Tour, merged: Merged) -> None:
 
 
 def _serve(tour: Tour, base: BaseRecord, versions: list[VersionRecord]) -> None:
-    from adreg.cli.serve import load
+    from adreg.cli.serving import load
     from adreg.serve.api.app import create_app
-    from adreg.serve.server import running_server
+    from adreg.serve.server.server import running_server
 
     with _step(tour, "Serve", "the base and both adapters on one port; each question goes to all three at once"):
-        permit(tour.found, base, versions, "serve", ())
-        engine = load(tour.found, base, versions, tour.out)
-        with running_server(create_app(engine)) as url:
+        with running_server(create_app(load(tour.found, base, [version.reference for version in versions], tour.out))) as url:
             tour.out.note(f"  {url}/v1", "dim")
             for question in QUESTIONS:
                 tour.out.note(f"\n  {question}", "bold")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adreg.cli.common import AllowOption, BaseOption, Json, Quiet, complete_reference, registry, warn_yanked
+from adreg.cli.common import AllowOption, BaseOption, Json, Quiet, complete_reference, parse_size, registry, warn_yanked
 from adreg.cli.merging import Precision, Target, Wish, base_of, carry_out, keep_record, merge_request
 from adreg.cli.output import Output
 from adreg.cli.permits import permit, remember
@@ -18,7 +17,6 @@ from adreg.references import parse_reference
 if TYPE_CHECKING:
     from adreg.export.combine.settings import Combination
 
-UNITS = {"KB": 10**3, "KIB": 1 << 10, "MB": 10**6, "GB": 10**9, "MIB": 1 << 20, "GIB": 1 << 30}
 
 Refs = Annotated[list[str], typer.Argument(metavar="[REF[=SCALE]]...", autocompletion=complete_reference)]
 To = Annotated[Target, typer.Option("--to", help="What to write.")]
@@ -81,7 +79,7 @@ def merge(
         return
     if push is not None:
         raise UsageError(f"--to {to.value} makes nothing that can be pushed", "use --to adapter, or leave out --push")
-    shard_bytes = _bytes(max_shard_size) if max_shard_size else None
+    shard_bytes = parse_size(max_shard_size) if max_shard_size else None
     wish = Wish(output, to, quant, precision, shard_bytes, chosen, verify)
     plan = plan_merge(merge_request(found, record, versions, wish, out))
     for training in plan.quantised_trainings:
@@ -112,11 +110,3 @@ def _combination(method: str | None, density: float | None, rank: int | None, se
     if method not in (None, *methods):
         raise UsageError(f"{method!r} is no method", f"choose one of {', '.join(methods)}")
     return Combination(Method(method or Method.LINEAR), density, rank, seed)
-
-
-def _bytes(text: str) -> int:
-    """`5GB` or `500MiB` in bytes."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMG]i?B)", text.strip(), re.IGNORECASE)
-    if found is None:
-        raise UsageError(f"{text!r} is no size", "write it as 5GB or 500MB")
-    return int(float(found[1]) * UNITS[found[2].upper()])

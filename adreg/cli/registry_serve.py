@@ -31,7 +31,7 @@ def serve(host: Host = "127.0.0.1", port: Port = 8765, anonymous_read: Anonymous
             raise MissingExtra(package, "server")
     from adreg.hosts import is_loopback
     from adreg.registry.server.app import check_exposure, create_app
-    from adreg.serve.server import serve_forever
+    from adreg.serve.server.server import serve_forever
 
     out, found = Output(), registry()
     check_exposure(host, found.tokens)

@@ -32,12 +32,12 @@ def add(
 
     Example: adreg remote add lab https://adreg.lab.example --token-stdin < token
     """
+    from adreg.registry.credentials import PREFIX, is_whole
     from adreg.registry.remotes.catalog import HTTP, Remotes
     from adreg.registry.remotes.tokenfile import keep_token
-    from adreg.registry.tokens import PREFIX, is_token
 
     found, token = registry(), sys.stdin.readline().strip() if token_stdin else ""
-    if token.startswith(PREFIX) and not is_token(token):
+    if token.startswith(PREFIX) and not is_whole(token):
         raise UsageError("that token is not whole: its checksum does not fit", "copy it again")
     if token_stdin and not url.startswith(HTTP):
         raise UsageError("only http and https remotes take a token", "object stores have credentials of their own")

@@ -2,28 +2,79 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from secrets import token_hex
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adreg.cli.common import AllowOption, BaseOption, complete_reference, quiet_libraries, registry, warn_yanked
+from adreg.cli.common import AllowOption, BaseOption, complete_reference, parse_size, registry, warn_yanked
 from adreg.cli.merging import base_of
 from adreg.cli.output import Output
-from adreg.cli.permits import permit, remember
 from adreg.cli.progress import progress
-from adreg.errors import UsageError
+from adreg.cli.serving import make_offer, open_engine
+from adreg.errors import MissingExtra, UsageError
 from adreg.references import parse_reference
 
 if TYPE_CHECKING:
-    from adreg.registry.records import BaseRecord, VersionRecord
+    from adreg.registry.records import BaseRecord
     from adreg.registry.registry import Registry
-    from adreg.serve.engine import Engine
 
-Refs = Annotated[list[str] | None, typer.Argument(metavar="[REF]...", autocompletion=complete_reference)]
+
+class ExecutorName(StrEnum):
+    """What runs the model."""
+
+    AUTO = "auto"
+    NATIVE = "native"
+    GENERAL = "general"
+
+
+class Dtype(StrEnum):
+    """In what numbers."""
+
+    AUTO = "auto"
+    BFLOAT16 = "bfloat16"
+    FLOAT32 = "float32"
+
+
+class Device(StrEnum):
+    """Where."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+Refs = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[REF]...", help="Only these. Default: all of the base.", autocompletion=complete_reference),
+]
 Host = Annotated[str, typer.Option("--host", help="Address to listen on; one that others can reach needs a key.")]
 Port = Annotated[int, typer.Option("--port", "-p", help="Port; 0 takes a free one.", min=0, max=65535)]
-KeyFile = Annotated[Path | None, typer.Option("--api-key-file", help="A file that holds the key clients must send.")]
+KeyFile = Annotated[Path | None, typer.Option("--api-key-file", help="One key, or a .toml of them. Default: adreg key ls.")]
+Slots = Annotated[
+    int, typer.Option("--max-adapters", help="Adapters resident at a time; others wait or are swapped in.", min=1)
+]
+PinOption = Annotated[list[str], typer.Option("--pin", metavar="REF", help="Keep it resident, from the start.")]
+Executing = Annotated[ExecutorName, typer.Option("--executor", help="native is for CPUs and the Llama family.")]
+DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="auto is bfloat16 where the hardware computes it.")]
+DeviceOption = Annotated[Device, typer.Option("--device", help="auto is the GPU where there is one.")]
+Context = Annotated[int | None, typer.Option("--context", help="Tokens of prompt and answer. Default: the model's.", min=2)]
+Running = Annotated[int, typer.Option("--max-running", help="Requests that generate at a time.", min=1)]
+Waiting = Annotated[int, typer.Option("--max-waiting", help="Requests that queue; more are told to come back.", min=0)]
+KvMemory = Annotated[str | None, typer.Option("--kv-memory", metavar="SIZE", help="For keys and values, such as 2GB.")]
+PrefixMemory = Annotated[str | None, typer.Option("--prefix-memory", metavar="SIZE", help="For cached prefixes; 0MB is none.")]
+Itl = Annotated[float, typer.Option("--itl-target", help="Milliseconds between tokens that long prompts leave others.", min=1)]
+Invariant = Annotated[bool, typer.Option("--batch-invariant", help="Answers bit for bit as if asked alone; slower on a GPU.")]
+Threads = Annotated[int | None, typer.Option("--threads", help="Processors that compute. Default: all.", min=1)]
+Timeout = Annotated[float | None, typer.Option("--timeout", help="Seconds a request may take in all.", min=0.1)]
+VllmMetrics = Annotated[bool, typer.Option("--vllm-metrics", help="Tell the metrics under vLLM's names too.")]
+AccessLog = Annotated[bool, typer.Option("--access-log", help="A line of JSON on stderr for every request.")]
 
 
 def serve(
@@ -32,61 +83,103 @@ def serve(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     api_key_file: KeyFile = None,
+    max_adapters: Slots = 16,
+    pin: PinOption = [],  # noqa: B006 - typer copies it
+    executor: Executing = ExecutorName.AUTO,
+    dtype: DtypeOption = Dtype.AUTO,
+    device: DeviceOption = Device.AUTO,
+    context: Context = None,
+    max_running: Running = 32,
+    max_waiting: Waiting = 256,
+    kv_memory: KvMemory = None,
+    prefix_memory: PrefixMemory = None,
+    itl_target: Itl = 50.0,
+    batch_invariant: Invariant = False,
+    threads: Threads = None,
+    timeout: Timeout = None,
+    access_log: AccessLog = False,
+    vllm_metrics: VllmMetrics = False,
     allow: AllowOption = [],  # noqa: B006 - typer copies it
 ) -> None:
-    """Serve a base and adapters at /v1/chat/completions; the adapters are the models.
+    """Serve a base and its adapters to OpenAI clients: a model is a base, name, name:3, name:prod or name@sha256:…
 
-    Example: adreg serve lighthouse:prod emoji-zh --port 8000
+    What is pushed or moved while it runs is served from the next request on. Once `adreg key create` made a key, one is needed.
+    Example: adreg serve --base smollm2 --port 8000
     """
-    from adreg.serve.api.app import create_app
-    from adreg.serve.exposure import check_exposure
-    from adreg.serve.server import serve_forever
+    settings = {
+        "executor": executor.value, "dtype": dtype.value, "device": device.value, "threads": threads, "context": context,
+        "batch_invariant": batch_invariant, "max_running": max_running, "max_waiting": max_waiting, "slots": max_adapters,
+        "kv_bytes": kv_memory and parse_size(kv_memory), "prefix_bytes": prefix_memory and parse_size(prefix_memory),
+        "itl_target_ms": itl_target,
+    }  # fmt: skip
+    for package in ("starlette", "uvicorn"):
+        if find_spec(package) is None:
+            raise MissingExtra(package, "serve")
+    choice = Choice(tuple(refs or ()), base, tuple(pin), tuple(allow), settings)
+    _serve(choice, Door(host, port, api_key_file, timeout, access_log, vllm_metrics))
 
-    out, found = Output(), registry()
-    versions = [found.adapters.resolve(parse_reference(ref)) for ref in refs or []]
-    warn_yanked(out, versions)
-    if not versions and base is None:
-        raise UsageError("there is nothing to serve", "name adapters, or a base with --base")
-    record = found.bases.get(base) if base else base_of(found, versions)
-    key = _key(api_key_file)
-    check_exposure(host, key is not None)
-    permits = permit(found, record, versions, "serve", allow)
-    engine = load(found, record, versions, out)
-    remember(out, found, permits)
+
+@dataclass(frozen=True)
+class Choice:
+    """What is served: adapters by name (none: all of the base), those that stay resident, rules to allow, and how it runs."""
+
+    refs: tuple[str, ...]
+    base: str | None
+    pins: tuple[str, ...]
+    allow: tuple[str, ...]
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Door:
+    """Where and to whom it is open, for how long at a time, and what is told of who came."""
+
+    host: str
+    port: int
+    keys: Path | None
+    seconds: float | None
+    access_log: bool
+    vllm_metrics: bool
+
+
+def _serve(choice: Choice, door: Door) -> None:
+    from adreg.serve.api.app import create_app
+    from adreg.serve.api.service import Options
+    from adreg.serve.loading import EngineSettings, why_general
+    from adreg.serve.server.exposure import check_exposure
+    from adreg.serve.server.keys import Key, key_file, registry_keys
+    from adreg.serve.server.metrics import Metrics
+    from adreg.serve.server.presence import announced
+    from adreg.serve.server.server import serve_forever
+
+    out, found, metrics = Output(), registry(), Metrics()
+    secret = token_hex(32)  # for `adreg ps` and `adreg chat` of the same user
+    keys = (key_file(door.keys) if door.keys else registry_keys(found.settings)).and_also(secret, Key("@local"))
+    check_exposure(door.host, not keys.open)
+    record = _base_of(found, choice, out)
+    offer = make_offer(found, record, choice.refs, choice.allow)
+    checkpoint, settings = found.bases.current(record, progress(out.human)), EngineSettings(**choice.settings)
+    engine = open_engine(offer, checkpoint, settings, choice.pins, metrics)
+    general = why_general(checkpoint, settings)
+    served = len({model.adapter for model in engine.catalog} - {None})
 
     def ready(url: str) -> None:
-        names = ", ".join([record.name, *(version.adapter for version in versions)])
-        out.note(f"✓ serving {names} at {url}/v1 (Ctrl-C stops)", "green")
+        out.note(
+            f"base {record.name}, {record.card.digest}, on the {f'general engine: {general}' if general else 'native engine'}"
+        )
+        out.note(f"✓ serving {record.name} and {served} adapter versions at {url}/v1 (Ctrl-C stops)", "green")
+        if keys.open:
+            out.note("no API key was made (adreg key create NAME): every program on this machine may ask")
 
-    serve_forever(create_app(engine, key), host, port, ready)
-
-
-def load(found: Registry, record: BaseRecord, versions: list[VersionRecord], out: Output) -> Engine:
-    """Check that the base's files are still those of its card, and load the versions beside one copy of its weights.
-
-    The caller asks the audit.
-    """
-    from adreg.serve.catalog import ServedAdapter
-    from adreg.serve.loading import load_engine
-
-    quiet_libraries()
-    found.bases.current(record, progress(out.human))
-    adapters = [
-        ServedAdapter(version.adapter, found.adapters.open(version), version.digest, _aliases(version)) for version in versions
-    ]
-    return load_engine(record.folder, record.name, record.card.digest, adapters)
+    options = Options(keys, metrics, door.vllm_metrics, sys.stderr if door.access_log else None, door.seconds)
+    announce = partial(announced, found.settings.home, record.name, secret)
+    serve_forever(create_app(engine, options), door.host, door.port, ready, announced=announce)
 
 
-def _aliases(version: VersionRecord) -> tuple[str, ...]:
-    """The other names a client may use: name:3, name:prod and the digest."""
-    tags = [version.reference, *(f"{version.adapter}:{alias}" for alias in version.aliases)]
-    return (*tags, f"{version.adapter}@{version.digest}")
-
-
-def _key(file: Path | None) -> str | None:
-    if file is None:
-        return None
-    key = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
-    if len(key) < 16:
-        raise UsageError(f"{file} holds no key of at least 16 characters", f"openssl rand -hex 32 > {file}")
-    return key
+def _base_of(found: Registry, choice: Choice, out: Output) -> BaseRecord:
+    """The base that was named, or else that of the adapters."""
+    versions = [found.adapters.resolve(parse_reference(ref)) for ref in choice.refs]
+    warn_yanked(out, versions)
+    if not versions and choice.base is None:
+        raise UsageError("there is nothing to serve", "name a base with --base, or adapters")
+    return found.bases.ensure(choice.base, progress(out.human)) if choice.base else base_of(found, versions)

@@ -17,6 +17,7 @@ from adreg.settings import Settings
 
 if TYPE_CHECKING:
     from adreg.registry.bases import Bases
+    from adreg.registry.keys import ApiKeys
     from adreg.registry.labels import Labels
     from adreg.registry.tokens import Tokens
 
@@ -67,3 +68,9 @@ class Registry:
         from adreg.registry.tokens import Tokens
 
         return Tokens(self.db)
+
+    @property
+    def keys(self) -> ApiKeys:
+        from adreg.registry.keys import ApiKeys
+
+        return ApiKeys(self.db)

@@ -1,30 +1,24 @@
-"""Tokens for the registry's HTTP server: 256 random bits, kept as a hash. Knows scopes and namespaces, not requests."""
+"""Tokens for the registry's HTTP server. Knows scopes and namespaces, not requests."""
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-import re
-import secrets
-import zlib
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any
 
 from adreg.errors import ConflictError, NotFoundError, StorageError, UsageError
 from adreg.references import check_name
+from adreg.registry.credentials import expiry, hash_of, is_whole, mint, state_of
 from adreg.registry.names import one
 from adreg.registry.store.database import now, transaction
 from adreg.registry.store.sqlite import Database
 
-PREFIX, EVERYWHERE, NO_NAMESPACE = "adr_", "*", "_"
+EVERYWHERE, NO_NAMESPACE = "*", "_"
 ID_LENGTH = 12
 USE_RECORDED_SECONDS = 60
-LIFETIME = re.compile(r"([1-9][0-9]{0,3})([hdw])", re.ASCII)
-UNITS = {"h": "hours", "d": "days", "w": "weeks"}
-_TOKEN = re.compile(r"adr_([0-9a-f]{64})([0-9a-f]{8})", re.ASCII)
 
 
 class Scope(IntEnum):
@@ -54,9 +48,7 @@ class TokenRecord:
 
     @property
     def state(self) -> str:
-        if self.revoked_at:
-            return "revoked"
-        return "expired" if self.expires_at and self.expires_at <= now() else "active"
+        return state_of(self.expires_at, self.revoked_at)
 
     def as_json(self) -> dict[str, Any]:
         return {**vars(self), "scope": self.scope.label, "state": self.state}
@@ -75,14 +67,14 @@ class Tokens:
         if namespace not in (EVERYWHERE, NO_NAMESPACE) and "/" in check_name(namespace):
             raise UsageError(f"{namespace!r} is no namespace", "the namespace of team/voice is team; '*' is every one")
         secret = mint()
-        digest = _hash(secret)
+        digest = hash_of(secret)
         record = TokenRecord(
             digest[:ID_LENGTH],
             label,
             parse_scope(scope),
             namespace,
             now(),
-            _expiry(expires),
+            expiry(expires),
             last_used_at=None,
             revoked_at=None,
         )
@@ -111,9 +103,9 @@ class Tokens:
 
     def check(self, secret: str) -> TokenRecord | None:
         """The active token that `secret` is, or None; its use is recorded, to the minute."""
-        if not is_token(secret):
+        if not is_whole(secret):
             return None
-        digest = _hash(secret)
+        digest = hash_of(secret)
         row = one(self.db, "select * from token where id = ?", [digest[:ID_LENGTH]])
         if row is None or not hmac.compare_digest(row["hash"], digest):
             return None
@@ -132,42 +124,12 @@ class Tokens:
             self.db.execute("update token set last_used_at = ? where id = ?", [now(), record.id])
 
 
-def mint() -> str:
-    """A new secret: `adr_`, 256 random bits and their CRC-32, in hex; the checksum tells a typing error from a wrong token."""
-    value = secrets.token_hex(32)
-    return f"{PREFIX}{value}{_checksum(value)}"
-
-
-def is_token(text: str) -> bool:
-    """Whether `text` is a whole token, by its checksum."""
-    found = _TOKEN.fullmatch(text)
-    return found is not None and _checksum(found[1]) == found[2]
-
-
 def parse_scope(text: str) -> Scope:
     """The scope called `text`. Raises `UsageError`."""
     try:
         return Scope[text.upper()]
     except KeyError:
         raise UsageError(f"{text!r} is no scope", "scopes are read, push and admin") from None
-
-
-def _checksum(value: str) -> str:
-    return f"{zlib.crc32(value.encode()):08x}"
-
-
-def _hash(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
-
-
-def _expiry(text: str | None) -> str | None:
-    if text is None:
-        return None
-    found = LIFETIME.fullmatch(text)
-    if not found:
-        raise UsageError(f"{text!r} is no lifetime", "write 12h, 30d or 8w")
-    moment = datetime.now(UTC) + timedelta(**{UNITS[found[2]]: int(found[1])})
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _seconds_since(moment: str) -> float:

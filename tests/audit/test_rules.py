@@ -221,8 +221,9 @@ def test_tokenizer_and_template_are_compared(llama_adapter, card, twin):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:peft")
-def test_a_copied_embedding_is_refused(tmp_path):
+def test_a_copied_embedding_is_told_of_and_refused_by_nobody(tmp_path):
     base = build_checkpoint(tmp_path / "untied", "llama", None, vocab_size=300, tie_word_embeddings=False)
     folder = build_adapter(base, tmp_path / "embedding", seed=5, target_modules=["q_proj", "embed_tokens"])
-    rules = {finding.rule for finding in audit_folder(folder, card_of(base).ids, card_of(base)).at_least(Severity.ERR)}
-    assert rules == {"K-KEY-6"}
+    report = audit_folder(folder, card_of(base).ids, card_of(base))
+    assert {finding.rule for finding in report.at_least(Severity.WARN)} == {"K-KEY-6"}
+    assert not report.at_least(Severity.ERR)

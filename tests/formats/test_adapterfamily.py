@@ -65,7 +65,7 @@ def test_what_peft_saves_is_recognised_whole(tmp_path, case):
     assert (family.kind, family.features, family.styles) == (kind, frozenset(features), (Style.PEFT,))
     assert not family.foreign and not family.incomplete
     rules = {finding.rule for finding in audit_folder(tmp_path).at_least(Severity.ERR)}
-    refused = {"embedding": {"K-KEY-6"}, "prompt": {"K-CFG-2"}, "prefix": {"K-CFG-2"}, "p": {"K-CFG-2"}}
+    refused = {"prompt": {"K-CFG-2"}, "prefix": {"K-CFG-2"}, "p": {"K-CFG-2"}}
     assert rules == refused.get(case, set())
 
 

@@ -17,7 +17,7 @@ from adreg.registry.remotes.http.remote import HttpRemote
 from adreg.registry.remotes.http.session import Patience
 from adreg.registry.server.app import create_app
 from adreg.registry.server.limits import Limits
-from adreg.serve.server import running_server
+from adreg.serve.server.server import running_server
 from adreg.settings import Settings
 
 QUICK = Patience(attempts=4, pause=0.05, connect_seconds=5, silent_seconds=20)

@@ -133,11 +133,20 @@ def test_many_uploads_of_the_same_blob_at_once_end_in_one_whole_blob(registry, c
 
 
 def test_more_uploads_than_allowed_are_put_off(registry):
+    refused = threading.Event()
+
+    def until_refused():
+        yield BODY[:1000]
+        refused.wait(10)
+        yield BODY[1000:]
+
     with served(registry.settings.home, limits=Limits(uploads=1)) as url:
-        slow = threading.Thread(target=lambda: httpx2.put(f"{url}{BLOB}", content=_slowly(BODY), headers=_length(BODY)))
+        slow = threading.Thread(target=lambda: httpx2.put(f"{url}{BLOB}", content=until_refused(), headers=_length(BODY)))
         slow.start()
-        time.sleep(0.3)
+        while not (registry.settings.home / "tmp" / "uploads").exists():  # it is made for the first who may send
+            time.sleep(0.01)
         answer = httpx2.put(f"{url}{BLOB}", content=BODY)
+        refused.set()
         slow.join()
         assert _kind(answer) == (429, "busy") and answer.headers["retry-after"] == "1"
         assert httpx2.put(f"{url}{BLOB}", content=BODY).status_code == 200

@@ -11,9 +11,10 @@ import httpx2
 import pytest
 
 from adreg.errors import NotFoundError, UsageError
+from adreg.registry.credentials import is_whole, mint
 from adreg.registry.server.app import check_exposure, create_app
 from adreg.registry.store.database import transaction
-from adreg.registry.tokens import Scope, is_token, mint
+from adreg.registry.tokens import Scope
 from adreg.settings import Settings
 from tests.registry.http_tools import make_adapter, push, served
 
@@ -37,7 +38,7 @@ def test_the_checksum_finds_every_mistyped_character():
     secret = mint()
     for place in range(4, len(secret)):
         for digit in set(string.hexdigits.lower()) - {secret[place]}:
-            assert not is_token(secret[:place] + digit + secret[place + 1 :])
+            assert not is_whole(secret[:place] + digit + secret[place + 1 :])
 
 
 def test_only_an_active_token_is_found(registry):

@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import shutil
+import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
-from adreg.formats.adapters.adapter import open_adapter
-from adreg.serve.api.app import create_app
-from adreg.serve.catalog import ServedAdapter
-from adreg.serve.engine import Engine
+from adreg.errors import NotFoundError
+from adreg.formats.adapters.adapter import Adapter, open_adapter
+from adreg.serve.engine.engine import Engine
+from adreg.serve.generation import Ended, Event, Failed, Generation, Logprob, Prompt, Sampling
 from adreg.serve.loading import EngineSettings, load_engine
-from adreg.serve.sequence import Ended, Event, Failed, Generation, Sampling
-from adreg.serve.server import running_server
+from adreg.serve.models.catalog import ServedModel
+from adreg.serve.watch import Watch
 from tests.builders import build_adapter, build_checkpoint
 
 BASE_DIGEST = "b3:" + "ba5e" * 16
 GREEDY = Sampling(temperature=0)
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """A catalog that never changes: "base", and adapters by name."""
+
+    names: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return (self.resolve(name) for name in ("base", *self.names))
+
+    def resolve(self, name: str) -> ServedModel:
+        if name != "base" and name not in self.names:
+            raise NotFoundError("model", name, get_close_matches(name, self.names))
+        return ServedModel(name, "base", BASE_DIGEST, None if name == "base" else digest_of(name))
 
 
 @dataclass(frozen=True)
@@ -32,9 +49,14 @@ class World:
     base: Path
     adapters: dict[str, Path]
 
-    def engine(self, **settings: Any) -> Engine:
-        served = [ServedAdapter(name, open_adapter(path), digest_of(name)) for name, path in self.adapters.items()]
-        return load_engine(self.base, "base", BASE_DIGEST, served, EngineSettings(**{"dtype": "float32", **settings}))
+    def engine(self, watch: Watch | None = None, **settings: Any) -> Engine:
+        """Not started; in float32 and batch-invariant, if `settings` do not say otherwise."""
+        chosen = EngineSettings(**{"dtype": "float32", "executor": "general", "batch_invariant": True, **settings})
+        return load_engine(self.base, Shelf(tuple(self.adapters)), self.source, chosen, watch=watch)
+
+    def source(self, digest: str) -> tuple[str, Adapter]:
+        name = next(name for name in self.adapters if digest_of(name) == digest)
+        return name, open_adapter(self.adapters[name])
 
 
 def digest_of(name: str) -> str:
@@ -48,6 +70,8 @@ class Heard:
     tokens: list[int]
     text: str
     end: Ended | Failed
+    logprobs: list[Logprob | None] = field(default_factory=list)
+    prompt: tuple[Logprob | None, ...] | None = None
 
 
 def generate(engine: Engine, *asked: Generation) -> list[Heard]:
@@ -58,6 +82,14 @@ def generate(engine: Engine, *asked: Generation) -> list[Heard]:
     return [_listen(queue) for queue in queues]
 
 
+def settled(engine: Engine) -> bool:
+    """Whether within ten seconds nobody runs, waits or holds memory any more."""
+    deadline = time.monotonic() + 10
+    while (stats := engine.stats()).running + stats.waiting + stats.kv_used and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return stats.running + stats.waiting + stats.kv_used == 0
+
+
 def _listen(queue: SimpleQueue[Event]) -> Heard:
     heard = Heard([], "", Failed(TimeoutError()))
     while True:
@@ -65,8 +97,12 @@ def _listen(queue: SimpleQueue[Event]) -> Heard:
         if isinstance(event, Ended | Failed):
             heard.end = event
             return heard
+        if isinstance(event, Prompt):
+            heard.prompt = event.logprobs
+            continue
         heard.tokens.append(event.id)
         heard.text += event.text
+        heard.logprobs.append(event.logprob)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -140,5 +176,8 @@ def engine(llama: World) -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def url(engine: Engine) -> Iterator[str]:
     """`engine` over HTTP, without a key; the server starts and stops it."""
+    from adreg.serve.api.app import create_app
+    from adreg.serve.server.server import running_server
+
     with running_server(create_app(engine)) as url:
         yield url

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
-import time
+from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import pytest
 
 from adreg.errors import BusyError
-from adreg.serve.engine import Engine
-from adreg.serve.sequence import Ended, Event, Failed, Generation, Sampling
-from tests.serve.conftest import GREEDY, World, digest_of, generate
+from adreg.serve.engine.engine import Engine
+from adreg.serve.generation import Ended, Event, Failed, Generation, Sampling
+from tests.builders import build_adapter
+from tests.serve.churn import Counting, Crowd, Shop
+from tests.serve.conftest import GREEDY, World, digest_of, generate, settled
 
 NO_NUMBERS = "the model computed no finite logits"
 ADAPTERS = (None, "all", "ns/qv:prod", "ends")
@@ -26,17 +29,10 @@ def asked(seed: int) -> Generation:
     return Generation(prompt, digest_of(name) if name else None, chance.randrange(5, 30), sampling)
 
 
-def settled(engine: Engine) -> bool:
-    """Whether within ten seconds nobody holds a cache any more."""
-    deadline = time.monotonic() + 10
-    while engine.runner.slots and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return engine.runner.slots == 0
-
-
+@pytest.mark.parametrize("executor", ["general", "native"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_answers_in_a_crowd_are_bit_for_bit_the_answers_alone(llama: World, dtype: str) -> None:
-    engine = llama.engine(dtype=dtype, max_running=5)
+def test_answers_in_a_crowd_are_bit_for_bit_the_answers_alone(llama: World, executor: str, dtype: str) -> None:
+    engine = llama.engine(executor=executor, dtype=dtype, max_running=5)
     engine.start()
     everybody = [asked(seed) for seed in range(16)]
     alone = [generate(engine, one)[0] for one in everybody]
@@ -100,6 +96,48 @@ def test_closing_fails_what_runs_and_what_waits_and_refuses_what_comes(llama: Wo
     engine.close()
     ends = [heard.get(timeout=30) for _ in range(2)]
     assert all(isinstance(end, Failed) and isinstance(end.error, BusyError) and end.error.stopping for end in ends)
-    assert engine.runner.slots == 0
+    assert settled(engine)
     with pytest.raises(BusyError):
         engine.submit(asked(1), heard.put)
+
+
+@pytest.fixture(scope="module")
+def patterns(llama: World, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Adapters of several kinds, ranks and targets."""
+    folder = tmp_path_factory.mktemp("patterns")
+    dora = build_adapter(llama.base, folder / "dora", seed=8, r=4, use_dora=True, target_modules=["q_proj", "down_proj"])
+    wide = build_adapter(llama.base, folder / "wide", seed=9, r=24, target_modules=["k_proj", "up_proj"])
+    return [*llama.adapters.values(), dora, wide]
+
+
+SOME, ALL = {"native": 200, "general": 50}, 2000
+
+
+@pytest.mark.parametrize(
+    ("executor", "count"),
+    [*SOME.items(), *(pytest.param(kind, ALL, marks=[pytest.mark.slow, pytest.mark.timeout(3000)]) for kind in SOME)],
+)
+def test_under_load_eviction_push_move_and_cancel_every_request_gets_its_tokens_alone(
+    llama: World, patterns: list[Path], tmp_path: Path, executor: str, count: int
+) -> None:
+    shop, watch = Shop(tmp_path, llama.base, patterns), Counting()
+    for name in range(10):
+        shop.push(f"a{name}")
+    how: dict[str, Any] = {"executor": executor}
+    engine = shop.engine(watch, slots=4, max_running=12, max_waiting=40, prefix_bytes=1 << 20, **how)
+    engine.start()
+    crowd = Crowd(shop, engine, random.Random(count))
+    crowd.come(count)
+    assert settled(engine)
+    engine.close()
+    lone = shop.engine(slots=16, max_running=1, prefix_bytes=0, **how)
+    lone.start()
+    alone = {one.generation: generate(lone, one.generation)[0].tokens for one in crowd.asked}
+    lone.close()
+    equal = sum(one.tokens == alone[one.generation][: len(one.tokens)] for one in crowd.asked)
+    whole = sum(isinstance(one.end, Ended) and one.tokens == alone[one.generation] for one in crowd.asked)
+    print(f"{executor}: {equal} of {count} requests as alone, {whole} to their end; {dict(crowd.did)}, {dict(watch.counts)}")
+    assert equal == count
+    assert whole >= count - crowd.did["left"]
+    assert len(shop.digests) > 3 * 10
+    assert all(watch.counts[what] for what in ("prefix hits", "mixed steps", "evictions"))

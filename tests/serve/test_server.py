@@ -1,4 +1,4 @@
-"""The port: who may reach it, what happens when it is taken, and how a signal ends it."""
+"""The port: who may reach it, what happens when it is taken, and how signals end it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import os
 import signal
 import socket
 import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import httpx2
 import pytest
 
 from adreg.errors import ConflictError, UsageError
 from adreg.serve.api.app import create_app
-from adreg.serve.exposure import check_exposure
-from adreg.serve.server import listen, serve_forever
+from adreg.serve.server.exposure import check_exposure
+from adreg.serve.server.server import listen, serve_forever
 from tests.serve.conftest import World
+
+LONG = {"model": "base", "prompt": "light", "temperature": 0, "stream": True}
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.org", ""])
@@ -38,18 +43,81 @@ def test_a_taken_port_and_a_wrong_host_are_said_plainly() -> None:
         listen("no-such-host.invalid", 0)
 
 
-def test_an_interrupt_ends_serving_and_the_engine(llama: World) -> None:
-    engine = llama.engine()
-    seen: list[int] = []
+@pytest.fixture
+def terminable() -> Iterator[None]:
+    """SIGTERM raises `KeyboardInterrupt` here, as SIGINT does, where it would end the tests."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
-    def visit_and_interrupt(url: str) -> None:
-        seen.append(httpx2.get(f"{url}/v1/models").status_code)
-        os.kill(os.getpid(), signal.SIGINT)
+
+def served_until_interrupted(world: World, visit: Callable[[str], None]) -> float:
+    """Serve `world` while another thread visits it; the seconds that it took to end after the visit."""
+    engine, left = world.engine(executor="auto"), 0.0
+
+    def visitor(url: str) -> None:
+        nonlocal left
+        visit(url)
+        left = time.monotonic()
+
+    visitors: list[threading.Thread] = []
 
     def ready(url: str) -> None:
-        threading.Thread(target=visit_and_interrupt, args=(url,)).start()
+        visitors.append(threading.Thread(target=visitor, args=(url,)))
+        visitors[0].start()
 
     with pytest.raises(KeyboardInterrupt):
-        serve_forever(create_app(engine), port=0, ready=ready)
-    assert seen == [200]
-    assert not engine.alive
+        serve_forever(create_app(engine), port=0, ready=ready, grace=60)
+    ended = time.monotonic()
+    visitors[0].join()
+    return ended - left
+
+
+def refused(url: str) -> bool:
+    """Whether within five seconds the port takes no connection any more."""
+    deadline = time.monotonic() + 5
+    with suppress(httpx2.ConnectError):
+        while time.monotonic() < deadline:
+            httpx2.get(f"{url}/health")
+            time.sleep(0.02)
+        return False
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_serving_after_the_answers_under_way(llama: World, terminable: None, number: int) -> None:
+    streamed = b""
+
+    def visit(url: str) -> None:
+        nonlocal streamed
+        with httpx2.stream("POST", f"{url}/v1/completions", json={**LONG, "max_tokens": 300}, timeout=60) as response:
+            for chunk in response.iter_raw():
+                if not streamed:
+                    os.kill(os.getpid(), number)
+                    assert refused(url)
+                streamed += chunk
+
+    served_until_interrupted(llama, visit)
+    assert streamed.endswith(b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_what_still_runs_at_once(llama: World, terminable: None, number: int) -> None:
+    streamed = b""
+
+    def visit(url: str) -> None:
+        nonlocal streamed
+        endless = {**LONG, "max_tokens": 30_000}
+        with (
+            suppress(httpx2.RemoteProtocolError, httpx2.ReadError),
+            httpx2.stream("POST", f"{url}/v1/completions", json=endless, timeout=60) as response,
+        ):
+            for chunk in response.iter_raw():
+                if not streamed:
+                    os.kill(os.getpid(), number)
+                    assert refused(url)
+                    os.kill(os.getpid(), number)
+                streamed += chunk
+
+    assert served_until_interrupted(llama, visit) < 3
+    assert streamed and b"[DONE]" not in streamed

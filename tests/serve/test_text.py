@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adreg.serve.text import Detokenizer, StopStrings, TextStream
-from adreg.serve.tokenizer import Tokenizer
+from adreg.serve.text.stream import Detokenizer, StopStrings, TextStream
+from adreg.serve.text.tokenizer import Tokenizer, Tokenizers
 
 HARD = "Grüße, 你好世界！🙂👩‍👩‍👧‍👦 龘靐齉 — naïve\n  \tΩ≈ç√ 🇨🇳 the end"
 
 
 @pytest.fixture(scope="module")
 def byte_level(tokenizer_folder: Path) -> Tokenizer:
-    return Tokenizer(tokenizer_folder)
+    return Tokenizers(tokenizer_folder).base
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +107,17 @@ def test_a_stop_string_across_tokens_is_not_sent(byte_level: Tokenizer) -> None:
     assert stream.stopped
     assert got == "one two\n"
     assert len(tokens) > tokens.index(token) + 1
+
+
+def test_silent_tokens_are_forgotten_and_texts_around_them_join(byte_level: Tokenizer) -> None:
+    longest = 0
+
+    def decode(ids: Sequence[int]) -> str:
+        nonlocal longest
+        longest = max(longest, len(ids))
+        return byte_level.decode(ids)
+
+    stream = Detokenizer(decode, byte_level.encode("a prompt"))
+    tokens = [*byte_level.encode("one"), *[2] * 300, *byte_level.encode(" 🙂 two")]
+    assert "".join([*map(stream.push, tokens), stream.finish()]) == "one 🙂 two"
+    assert longest < 20

@@ -13,7 +13,7 @@ from adreg.audit.subject import Subject
 from adreg.formats.adapters.family import MODIFIED_BASE
 from adreg.formats.adapters.familykeys import Kind
 from adreg.formats.adapters.fields import is_known, is_neutral
-from adreg.formats.adapters.mergeable import KINDS, is_mergeable
+from adreg.formats.adapters.mergeable import KINDS, SERVED, is_mergeable
 from adreg.formats.adapters.values import MAX_RANK
 
 OWN_CONFIG = "use the adapter_config.json that was saved with these tensors"
@@ -198,7 +198,7 @@ def extra_features(subject: Subject) -> Iterator[Seen]:
     if subject.target != "adreg" or subject.adapter is None:
         return
     for feature in subject.adapter.features:
-        if not _is_told_elsewhere(feature):
+        if feature not in SERVED and not _is_told_elsewhere(feature):
             shown, merged = feature[:200], is_mergeable(feature)
             what = f"uses {shown}, which adreg {'merges but does not serve' if merged else 'does not apply'} yet"
             yield Seen(what, shown, shown, severity=Severity.WARN if merged else Severity.ERR, fix=MERGE_IT if merged else "")

@@ -1,4 +1,5 @@
-"""What of an adapter can be folded into the weights of its base, by family and by field. Knows names, no arithmetic."""
+"""What of an adapter can be folded into the weights of its base, by family and by field, and what of that is served too.
+Knows names, no arithmetic."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ KINDS = frozenset(
 )
 # fields of a LoRA configuration that do more than LoRA; and the tensors that go with them, as `Adapter.features` names both
 FIELDS = ("use_dora", "lora_bias", "bias", "modules_to_save", "trainable_token_indices", "target_parameters")
+SERVED = ("use_dora=True", "magnitude tensors")  # what is more than plain LoRA and needs no merge to be served
 TENSORS = ("lora_bias tensors", "magnitude tensors", "token_delta tensors")
 
 

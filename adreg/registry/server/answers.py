@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from typing import Any
 
 from fastapi import Request
@@ -22,9 +21,9 @@ from adreg.errors import (
     UnsupportedError,
     UsageError,
 )
+from adreg.wire import public_message
 
 BAD_REQUEST, FORBIDDEN, NOT_FOUND, CONFLICT, UNPROCESSABLE, FULL = 400, 403, 404, 409, 422, 507
-_FOLDERS = re.compile(r"(?<![^\s'\"(])/(?:[^\s/:]+/)*")  # the folders of an absolute path
 STATUSES: tuple[tuple[type[AdregError], int, str], ...] = (
     (UsageError, BAD_REQUEST, "bad_request"),
     (NotFoundError, NOT_FOUND, "not_found"),
@@ -58,20 +57,8 @@ def as_api_error(error: Exception) -> ApiError:
         return error
     for kind, status, name in STATUSES:
         if isinstance(error, kind):
-            return ApiError(status, name, _message(error), getattr(error, "hint", ""), _headers(error), **_more(error))
+            return ApiError(status, name, public_message(error), getattr(error, "hint", ""), _headers(error), **_more(error))
     return ApiError(500, "internal", "an internal error; the server's log tells more")
-
-
-def _message(error: AdregError) -> str:
-    """What the error says, without the server's own paths."""
-    match error:
-        case StorageError():
-            return f"the server cannot store this: {error.why}"
-        case FormatError():
-            return f"{error.path.name}: {error.why}"
-        case IntegrityError():
-            return "what the server has stored is damaged; its operator can run adreg fsck"
-    return _FOLDERS.sub("", str(error))
 
 
 def _headers(error: AdregError) -> dict[str, str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from adreg.registry.server.answers import FORBIDDEN, ApiError
 from adreg.registry.tokens import EVERYWHERE, NO_NAMESPACE, Scope, TokenRecord, Tokens
+from adreg.wire import bearer
 
 LOCAL, ANONYMOUS = "local", "anonymous"
 UNAUTHORIZED = 401
@@ -44,12 +45,12 @@ def namespace_of(name: str) -> str:
 
 def identify(tokens: Tokens, authorization: str, anonymous_read: bool) -> Caller:
     """Who sent this Authorization header. Raises a 401. Without any token made, whoever gets here may do everything."""
-    scheme, _, secret = authorization.partition(" ")
     if not tokens.exist():
         return Caller(LOCAL, Scope.ADMIN, EVERYWHERE)
     if not authorization and anonymous_read:
         return Caller(ANONYMOUS, Scope.READ, EVERYWHERE)
-    found = tokens.check(secret.strip()) if scheme.lower() == "bearer" else None
+    secret = bearer(authorization)
+    found = tokens.check(secret) if secret is not None else None
     if found is None:
         what = "a token that is not valid here" if authorization else "no token"
         hint = "ask the registry's operator for one (adreg registry token create), and set ADREG_TOKEN"

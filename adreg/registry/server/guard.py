@@ -18,6 +18,7 @@ from adreg.registry.names import acting_for
 from adreg.registry.registry import Registry
 from adreg.registry.server.answers import BAD_REQUEST, FORBIDDEN, ApiError, as_api_error
 from adreg.registry.server.callers import LOCAL, Caller, asking, identify
+from adreg.wire import from_foreign_page, host_name
 
 _TRAP = re.compile(rb"%(?:2f|5c|25|0[0-9a-f]|1[0-9a-f]|7f)|[\\\x00-\x20\x7f]", re.IGNORECASE)
 OWN_PATHS = "/v1"
@@ -62,15 +63,13 @@ def check_path(raw: bytes) -> None:
 
 def check_origin(headers: Headers) -> None:
     """Refuse (403) what a web page from elsewhere makes a browser ask."""
-    origin = headers.get("origin")
-    foreign = origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower()
-    if foreign or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+    if from_foreign_page(headers):
         raise ApiError(FORBIDDEN, "forbidden", "requests from the pages of other sites are refused")
 
 
 def check_local(headers: Headers, scope: Scope) -> None:
     """Without tokens only this machine is served, under a name that no web page can forge (DNS rebinding)."""
-    host = re.sub(r":\d*$", "", headers.get("host", ""))
+    host = host_name(headers.get("host", ""))
     client = scope.get("client")
     if not is_loopback(host) or client is None or not is_loopback(client[0]):
         why = f"without tokens only loopback clients and names are served, not {host!r}"

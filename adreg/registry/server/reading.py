@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,9 +13,7 @@ from adreg.formats.strictjson import JsonObject, parse_object
 from adreg.registry.server.answers import BAD_REQUEST, ApiError
 from adreg.registry.server.limits import Limits
 from adreg.registry.server.uploads import TOO_LARGE
-
-# a string always matches, closed or not: nothing to go back to, so the time is linear in hostile text
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.?)*"?|([\[{])|([\]}])', re.DOTALL)
+from adreg.wire import depth
 
 
 async def chunks(request: Request, idle_seconds: float) -> AsyncIterator[bytes]:
@@ -45,12 +42,3 @@ async def read_json(request: Request, limits: Limits) -> JsonObject:
         return parse_object(bytes(body), Path("body"), "S-MAN-1")
     except FormatError as error:
         raise ApiError(BAD_REQUEST, "bad_request", f"the body {error.why}") from error
-
-
-def depth(text: bytes | bytearray) -> int:
-    """How deep arrays and objects nest in JSON text, without parsing it."""
-    deepest = level = 0
-    for found in _BRACKETS.finditer(text):
-        level += (found[1] is not None) - (found[2] is not None)
-        deepest = max(deepest, level)
-    return deepest

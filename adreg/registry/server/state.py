@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from adreg.registry.registry import Registry
+from adreg.registry.perthread import PerThread
 from adreg.registry.server.limits import Limits
 from adreg.registry.server.uploads import Uploads
 from adreg.settings import Settings
 
 
 @dataclass(frozen=True)
-class State:
+class State(PerThread):
     """One server's registry folder and limits."""
 
-    settings: Settings
     limits: Limits
     uploads: Uploads
-    _threads: threading.local = field(default_factory=threading.local)
 
     @classmethod
     def of(cls, settings: Settings, limits: Limits) -> State:
@@ -28,10 +25,3 @@ class State:
     @property
     def home(self) -> Path:
         return self.settings.home
-
-    def registry(self) -> Registry:
-        """The registry of the calling thread."""
-        found: Registry | None = getattr(self._threads, "registry", None)
-        if found is None:
-            found = self._threads.registry = Registry(self.settings)
-        return found

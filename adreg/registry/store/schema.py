@@ -120,6 +120,15 @@ create trigger event_is_immutable before update on event begin select raise(abor
 create trigger event_stays before delete on event begin select raise(abort, 'history never changes'); end;
 """
 
+THIRD = """
+create table api_key (
+    id integer primary key, name text not null, hash text not null unique, models text not null,
+    requests_per_minute integer check (requests_per_minute >= 1), tokens_per_minute integer check (tokens_per_minute >= 1),
+    concurrent integer check (concurrent >= 1), created_at text not null, expires_at text, revoked_at text
+) strict;
+create unique index api_key_name on api_key(name) where revoked_at is null;
+"""
+
 
 def m001_first(db: Database) -> None:
     """Bases, adapters, versions, aliases, runs, artifacts, blobs, events and the cache of leaves."""
@@ -137,7 +146,13 @@ def m002_trust(db: Database) -> None:
         db.execute(statement)
 
 
-STEPS = (m001_first, m002_trust)
+def m003_keys(db: Database) -> None:
+    """API keys for `adreg serve`; of a name, one may be good at a time."""
+    for statement in _statements(THIRD):
+        db.execute(statement)
+
+
+STEPS = (m001_first, m002_trust, m003_keys)
 
 
 def applied(db: Database) -> list[str]:

@@ -21,7 +21,7 @@ from adreg.registry.upkeep.blobcheck import read_rows
 
 MARK = "backup"
 EVERYTHING = 0.0
-COUNTED = ("base", "adapter", "version", "run", "artifact", "blob")
+COUNTED = ("base", "adapter", "version", "run", "artifact", "blob", "api_key")
 
 
 @dataclass(frozen=True)

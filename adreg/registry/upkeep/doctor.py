@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from adreg.errors import AdregError
+from adreg.registry.keys import ApiKeys
 from adreg.registry.store.database import connect, safe_journal, unchanging
 from adreg.registry.store.filesystem import LOCAL, filesystem_of, is_read_only
 from adreg.registry.store.leases import dead_leases
@@ -150,6 +151,7 @@ def _records(db: Database) -> Iterator[Check]:
         )
     held, dead = db.execute("select count(*) from lease").fetchone()[0], len(dead_leases(db))
     yield Check("leases", "ok", f"{held - dead} held, {dead} left by processes that are gone")
+    yield from _keys(db)
     noted = dict(db.execute("select key, value from meta").fetchall())
     used = db.execute("select count(*) from version").fetchone()[0] > 0
     yield _age("fsck", noted.get("fsck"), READ_SOON, used, "adreg fsck --read-data")
@@ -159,6 +161,16 @@ def _records(db: Database) -> Iterator[Check]:
         yield Check(
             "blobs", "bad", f"{lost} blobs were damaged and not found again", "adreg fsck --repair, or adreg restore BACKUP"
         )
+
+
+def _keys(db: Database) -> Iterator[Check]:
+    """API keys; where all have ended, `adreg serve` is closed to everybody."""
+    states = [key.state for key in ApiKeys(db).all()]
+    active = states.count("active")
+    if active:
+        yield Check("API keys", "ok", f"{active} of {len(states)} are good")
+    elif states:
+        yield Check("API keys", "warn", f"none of {len(states)} is good: adreg serve lets nobody in", "adreg key create NAME")
 
 
 def _age(name: str, at: str | None, days: int, used: bool, command: str) -> Check:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import datetime
 from typing import Any
 
 from adreg.audit.basecard import BaseCard
 from adreg.formats.adapters.adapter import CONFIG, WEIGHTS
 from adreg.references import check_alias, check_name, check_tag
+from adreg.registry.keys import check_key_name, key_record
 from adreg.registry.manifest import FileEntry, base_ids, version_digest
 from adreg.registry.push import STORED
 from adreg.registry.store.blobs import DIGEST
@@ -45,6 +47,7 @@ def check_records(db: Database, found: Findings) -> None:
     _each(db, "select * from run", "run", "id", _check_run, found)
     _each(db, "select * from artifact", "artifact", "path", _check_artifact, found)
     _each(db, "select * from event", "event", "id", _check_event, found)
+    _each(db, "select * from api_key", "key", "name", _check_key, found)
     with found.guarded("version", "versions"):
         for name, count, first, last in db.execute(GAPS).fetchall():
             found.problem("version", name, f"has {count} versions, numbered {first} to {last}")
@@ -121,3 +124,13 @@ def _check_artifact(row: Row) -> None:
 
 def _check_event(row: Row) -> None:
     _require(isinstance(json.loads(row["detail"]), dict), "its detail is no object")
+
+
+def _check_key(row: Row) -> None:
+    check_key_name(row["name"])
+    _require(isinstance(json.loads(row["models"]), list), "its models are no list")
+    key = key_record(row)
+    key.grant.check()
+    _require(re.fullmatch(r"[0-9a-f]{64}", key.hash, re.ASCII) is not None, "its hash is none")
+    for moment in (key.created_at, key.expires_at, key.revoked_at):
+        _require(moment is None or datetime.fromisoformat(moment).tzinfo is not None, f"{moment!r} is no moment")

@@ -6,59 +6,69 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Request
-from fastapi.responses import Response
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 
-from adreg.errors import AdregError, UsageError
-from adreg.serve.api.answers import ClientGone
+from adreg.errors import AdregError
+from adreg.serve.api.access import Access
 from adreg.serve.api.chat import create_chat_completion
 from adreg.serve.api.completions import create_completion
-from adreg.serve.api.errors import answer_http, answer_known, answer_unknown
-from adreg.serve.api.guard import BodyLimit, Doorkeeper, RequestId
-from adreg.serve.api.models import health, list_models, retrieve_model
-from adreg.serve.engine import Engine
+from adreg.serve.api.errors import answer_http, answer_known, answer_nobody, answer_unknown
+from adreg.serve.api.glance import glance
+from adreg.serve.api.guard import BodyLimit, Doorkeeper
+from adreg.serve.api.mail import ClientGone
+from adreg.serve.api.models import list_models, retrieve_model
+from adreg.serve.api.service import Options, Service
+from adreg.serve.api.status import embeddings, health, metrics, ready, version
+from adreg.serve.api.tokens import detokenize, tokenize
+from adreg.serve.engine.engine import Engine
 
 BODY_LIMIT = 1 << 20
+ROUTES = (
+    Route("/v1/models", list_models, methods=["GET"]),
+    Route("/v1/models/{id:path}", retrieve_model, methods=["GET"]),
+    Route("/v1/chat/completions", create_chat_completion, methods=["POST"]),
+    Route("/v1/completions", create_completion, methods=["POST"]),
+    Route("/v1/embeddings", embeddings, methods=["POST"]),
+    Route("/tokenize", tokenize, methods=["POST"]),
+    Route("/detokenize", detokenize, methods=["POST"]),
+    Route("/health", health, methods=["GET"]),
+    Route("/ready", ready, methods=["GET"]),
+    Route("/version", version, methods=["GET"]),
+    Route("/metrics", metrics, methods=["GET"]),
+    Route("/status", glance, methods=["GET"]),
+)
 
 
-def create_app(engine: Engine, api_key: str | None = None) -> FastAPI:
-    """The application around `engine`, which starts and stops with it. With `api_key` every /v1 request must bear it."""
-    if api_key is not None and (not api_key.isascii() or not api_key.isprintable() or " " in api_key or not api_key):
-        raise UsageError("an API key is made of visible ASCII characters, without spaces")
+def create_app(engine: Engine, options: Options = Options()) -> Starlette:
+    """The application around `engine`, which starts and stops with it."""
 
     @asynccontextmanager
-    async def life(_: FastAPI) -> AsyncIterator[None]:
+    async def life(_: Starlette) -> AsyncIterator[None]:
         engine.start()
         yield
         await asyncio.to_thread(engine.close)
 
-    app = FastAPI(
-        title="adreg",
-        openapi_url=None,
-        redirect_slashes=False,
+    app = Starlette(
+        routes=list(ROUTES),
         lifespan=life,
-        middleware=[Middleware(RequestId), Middleware(Doorkeeper, api_key=api_key), Middleware(BodyLimit, limit=BODY_LIMIT)],
+        middleware=[
+            Middleware(Access, log=options.access_log, metrics=options.metrics),
+            Middleware(Doorkeeper, keys=options.keys),
+            Middleware(BodyLimit, limit=BODY_LIMIT),
+        ],
         exception_handlers={
             AdregError: answer_known,
             HTTPException: answer_http,
-            ClientDisconnect: _answer_nobody,
-            ClientGone: _answer_nobody,
+            ClientDisconnect: answer_nobody,
+            ClientGone: answer_nobody,
             Exception: answer_unknown,
         },
     )
-    app.state.engine = engine
-    app.state.has_key = api_key is not None
-    app.add_api_route("/v1/models", list_models, methods=["GET"])
-    app.add_api_route("/v1/models/{id:path}", retrieve_model, methods=["GET"])
-    app.add_api_route("/v1/chat/completions", create_chat_completion, methods=["POST"])
-    app.add_api_route("/v1/completions", create_completion, methods=["POST"])
-    app.add_api_route("/health", health, methods=["GET"])
+    app.router.redirect_slashes = False
+    app.state.has_key = options.keys is not None and not options.keys.open
+    app.state.service, app.state.draining = Service(engine, options), False
     return app
-
-
-async def _answer_nobody(_: Request, __: Exception) -> Response:
-    """The client has gone; 499 is what logs call that."""
-    return Response(status_code=499)

@@ -2,49 +2,52 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from typing import Any
 
-from fastapi import Request
-from fastapi.responses import Response
+from starlette.requests import Request
+from starlette.responses import Response
 
-from adreg.serve.api.errors import ApiError
-from adreg.serve.api.generating import Dialect, respond
-from adreg.serve.api.reading import json_body
-from adreg.serve.api.schemas import ChatRequest, parse
-from adreg.serve.engine import Engine
-
-
-def _choice(index: int, text: str, reason: str) -> dict[str, Any]:
-    message = {"role": "assistant", "content": text, "refusal": None}
-    return {"index": index, "message": message, "logprobs": None, "finish_reason": reason}
-
-
-def _delta(index: int, delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
-    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
-
-
-CHAT = Dialect(
-    prompt="messages",
-    id_prefix="chatcmpl-",
-    object="chat.completion",
-    chunk_object="chat.completion.chunk",
-    choice=_choice,
-    first=lambda index: [_delta(index, {"role": "assistant", "content": ""})],
-    piece=lambda index, text: _delta(index, {"content": text}),
-    last=lambda index, reason: _delta(index, {}, reason),
-)
+from adreg.errors import AdregError
+from adreg.serve.api.account import account_of
+from adreg.serve.api.answer import Answer, Job
+from adreg.serve.api.asking import chat_wanted, check_together, generations
+from adreg.serve.api.dialects import CHAT
+from adreg.serve.api.errors import as_api_error
+from adreg.serve.api.logprobs import chat_logprobs
+from adreg.serve.api.messages import Message, Tool
+from adreg.serve.api.reading import read
+from adreg.serve.api.schemas import ChatRequest
+from adreg.serve.api.service import Service, service_of
+from adreg.serve.models.catalog import ServedModel
 
 
 async def create_chat_completion(request: Request) -> Response:
-    """Answer a conversation, whole or as a stream."""
-    engine: Engine = request.app.state.engine
-    asked = parse(ChatRequest, await json_body(request))
-    messages = [message.for_template() for message in asked.messages]
-    return await respond(request, engine, CHAT, asked, lambda: [engine.tokenizer.chat(messages)], _limit(asked))
+    """Answer a conversation, whole or as a stream. Tools are told to the template; calls come back as the text they are."""
+    service = service_of(request)
+    asked = await read(ChatRequest, request)
+    check_together(asked)
+    wanted = chat_wanted(asked)
+    model = await service.model(request, asked.model)
+    tools = asked.tools if asked.tool_choice != "none" else None
+    prompt = await conversation(service, model, asked.messages, tools)
+    try:
+        asked_for = generations(asked, wanted, [prompt], service.blank(model, account_of(request.scope)), service.engine.limits)
+    except AdregError as error:
+        raise as_api_error(error, CHAT.prompt) from error
+    token_bytes = service.tokenizer(model).token_bytes
+    job = Job(CHAT, model, asked, asked_for, [], lambda: partial(chat_logprobs, token_bytes=token_bytes))
+    return Answer(service, job)
 
 
-def _limit(asked: ChatRequest) -> int | None:
-    """The newer spelling or the older one; both only if they agree."""
-    if None not in (asked.max_tokens, asked.max_completion_tokens) and asked.max_tokens != asked.max_completion_tokens:
-        raise ApiError(400, "max_tokens and max_completion_tokens disagree; give one of them", "max_tokens", "invalid_value")
-    return asked.max_completion_tokens or asked.max_tokens
+async def conversation(
+    service: Service, model: ServedModel, messages: list[Message], tools: list[Tool] | None
+) -> tuple[int, ...]:
+    """The token ids of a conversation, as the model's own template writes it. Raises an `ApiError`."""
+    said: list[dict[str, Any]] = [message.for_template() for message in messages]
+    offered = [tool.for_template() for tool in tools or ()]
+    try:
+        return await asyncio.to_thread(lambda: service.tokenizer(model).chat(said, offered))
+    except AdregError as error:
+        raise as_api_error(error, "tools" if str(error).startswith("tools") else CHAT.prompt) from error

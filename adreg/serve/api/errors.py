@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from typing import Any
 
-from fastapi import Request
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
-from adreg.errors import AdregError, BusyError, ContextTooLong, NotFoundError, UsageError
+from adreg.errors import (
+    AdregError,
+    AuditRefused,
+    BadReference,
+    BusyError,
+    ConflictError,
+    ContextTooLong,
+    DeadlineError,
+    FormatError,
+    IntegrityError,
+    MissingExtra,
+    NotFoundError,
+    StorageError,
+    UnsupportedError,
+    UsageError,
+)
+from adreg.serve.api.account import account_of
+from adreg.wire import public_message
 
 REQUEST_ID = "x-request-id"
+TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 503: "service_unavailable_error"}
+NOT_LOADABLE = (FormatError, IntegrityError, UnsupportedError, StorageError)
 
 
 class ApiError(AdregError):
@@ -29,41 +50,64 @@ class ApiError(AdregError):
 
     @property
     def body(self) -> dict[str, Any]:
-        return {"error": {"message": str(self), "type": self._type, "param": self.param, "code": self.code}}
-
-    @property
-    def _type(self) -> str:
-        kinds = {401: "authentication_error", 429: "rate_limit_error", 503: "service_unavailable_error"}
-        return kinds.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        kind = TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
     def response(self) -> JSONResponse:
         return JSONResponse(self.body, self.status, self.headers)
 
 
+def too_many(message: str, code: str, seconds: float) -> ApiError:
+    """A 429 that says in how many `seconds` to ask again, rounded up."""
+    return ApiError(429, message, code=code, headers={"Retry-After": str(max(1, math.ceil(seconds)))})
+
+
 def as_api_error(error: Exception, param: str | None = None) -> ApiError:
-    """`error` as an answer; `param` is the parameter that held the prompt."""
+    """`error` as an answer; `param` is the parameter that held the prompt. A bug tells nothing of itself."""
+    if isinstance(error, ApiError):
+        return error
+    if not isinstance(error, AdregError):
+        return ApiError(500, "an internal error; the server's log tells more under this request's x-request-id")
+    said = public_message(error)
     match error:
-        case ApiError():
-            return error
-        case NotFoundError(kind="model"):
-            near = f"; did you mean {' or '.join(error.close)}?" if error.close else ""
-            return ApiError(404, f"the model {error.name!r} does not exist{near}", "model", "model_not_found")
+        case NotFoundError(kind="model") | BadReference():
+            near = f"; did you mean {' or '.join(error.close)}?" if isinstance(error, NotFoundError) and error.close else ""
+            name = error.name if isinstance(error, NotFoundError) else error.text
+            return ApiError(404, f"the model {name!r} does not exist{near}", "model", "model_not_found")
+        case NotFoundError():
+            return ApiError(404, said, "model", "model_not_found")
+        case AuditRefused():
+            return ApiError(409, _with_hint(said, error.hint), "model", "incompatible_base")
+        case ConflictError():
+            return ApiError(409, _with_hint(said, error.hint), "model", "conflict")
         case ContextTooLong():
-            return ApiError(400, str(error), param, "context_length_exceeded")
+            return ApiError(400, said, param, "context_length_exceeded")
         case UsageError():
-            return ApiError(400, f"{error}; {error.hint}" if error.hint else str(error), param, "invalid_value")
+            return ApiError(400, _with_hint(said, error.hint), param, "invalid_value")
+        case MissingExtra():
+            return ApiError(400, f"this server cannot do that: {said}", param, "unsupported_parameter")
         case BusyError(stopping=True):
-            return ApiError(503, str(error), code="stopping")
+            return ApiError(503, said, code="stopping", headers={"Retry-After": str(error.retry_after)})
+        case DeadlineError():
+            return ApiError(504, said, code="deadline_exceeded")
         case BusyError():
-            return ApiError(429, str(error), code="queue_full", headers={"Retry-After": str(error.retry_after)})
-        case AdregError():
-            return ApiError(500, str(error))
-    return ApiError(500, "an internal error; the server's log tells more under this request's x-request-id")
+            return too_many(said, "queue_full", error.retry_after)
+    if isinstance(error, NOT_LOADABLE):
+        return ApiError(422, f"the model cannot be loaded: {said}", "model", "model_not_loadable")
+    return ApiError(500, said)
 
 
-async def answer_known(_: Request, error: Exception) -> JSONResponse:
-    """Errors that adreg raises on purpose."""
-    return as_api_error(error).response()
+def _with_hint(said: str, hint: str) -> str:
+    return f"{said}; {hint}" if hint else said
+
+
+async def answer_known(request: Request, error: Exception) -> JSONResponse:
+    """Errors that adreg raises on purpose; what the client is not told of the server goes to the log."""
+    found = as_api_error(error)
+    account_of(request.scope).error = found.code
+    if found.status >= 500:
+        logging.getLogger("adreg.serve").error("%s", error)
+    return found.response()
 
 
 async def answer_http(request: Request, error: Exception) -> JSONResponse:
@@ -82,3 +126,8 @@ async def answer_unknown(request: Request, error: Exception) -> JSONResponse:
     if REQUEST_ID in request.scope:
         response.headers[REQUEST_ID] = request.scope[REQUEST_ID]
     return response
+
+
+async def answer_nobody(_: Request, __: Exception) -> Response:
+    """The client has gone; 499 is what logs call that."""
+    return Response(status_code=499)

@@ -1,70 +1,65 @@
-"""What every request passes first: an id, the key, the size of its body. Knows ASGI messages, not what they ask.
-
-Plain ASGI, because a wrapper that buffers would break streams and hide that a client has gone.
-"""
+"""What every request passes before it is read: the key or the host's name, and the size of its body. Plain ASGI; knows
+messages, not what they ask."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import re
-import uuid
+import asyncio
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adreg.hosts import is_loopback
-from adreg.serve.api.errors import REQUEST_ID, ApiError
+from adreg.serve.api.account import account_of
+from adreg.serve.api.errors import ApiError
+from adreg.serve.server.keys import Keyring
+from adreg.wire import bearer, from_foreign_page, host_name
 
-OPEN_PATHS = ("/health",)
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
-
-
-class RequestId:
-    """Gives every answer an x-request-id: the client's own if it is plain, else a new one."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        given = Headers(scope=scope).get(REQUEST_ID, "")
-        scope[REQUEST_ID] = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[REQUEST_ID] = scope[REQUEST_ID]
-            await send(message)
-
-        await self.app(scope, receive, send_with_id)
+OPEN_PATHS = ("/health", "/ready")
 
 
 class Doorkeeper:
-    """With a key: lets in whoever bears it. Without: only requests to a loopback name, which a web page cannot forge."""
+    """Where keys are needed: lets in whoever bears one. Else: only requests to a loopback name, which a page cannot forge."""
 
-    def __init__(self, app: ASGIApp, api_key: str | None) -> None:
-        self.app, self._key = app, api_key
+    def __init__(self, app: ASGIApp, keys: Keyring | None) -> None:
+        self.app, self._keys = app, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = self._refusal(scope) if scope["type"] == "http" else None
-        if refusal is None:
-            await self.app(scope, receive, send)
-        else:
-            await refusal.response()(scope, receive, send)
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            try:
+                await self._check(scope, headers)
+            except ApiError as refusal:
+                account_of(scope).error = refusal.code
+                await refusal.response()(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
 
-    def _refusal(self, scope: Scope) -> ApiError | None:
-        headers = Headers(scope=scope)
-        if self._key is None:
-            host = re.sub(r":\d*$", "", headers.get("host", ""))
-            message = f"without an API key only loopback names are served, not {host!r}"
-            return None if is_loopback(host) else ApiError(403, message, code="host_not_allowed")
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scope["path"] in OPEN_PATHS or (scheme.lower() == "bearer" and _equal(given.strip(), self._key)):
-            return None
-        what = "a wrong API key" if given else "no API key"
-        return ApiError(401, f"{what} in the Authorization header", None, "invalid_api_key", {"WWW-Authenticate": "Bearer"})
+    async def _check(self, scope: Scope, headers: Headers) -> None:
+        keys = self._keys
+        if keys is not None and keys.stale:
+            await asyncio.to_thread(keys.refresh)
+        if keys is None or keys.open:
+            _check_local(headers)
+        elif scope["path"] not in OPEN_PATHS:
+            _identify(keys, scope, headers)
+
+
+def _identify(keys: Keyring, scope: Scope, headers: Headers) -> None:
+    """Find out whose request it is. Raises an `ApiError` 401."""
+    secret = bearer(headers.get("authorization", ""))
+    key = keys.find(secret) if secret else None
+    if key is None:
+        message = f"{'a wrong' if secret else 'no'} API key in the Authorization header"
+        raise ApiError(401, message, None, "invalid_api_key", {"WWW-Authenticate": "Bearer"})
+    account_of(scope).key = key
+
+
+def _check_local(headers: Headers) -> None:
+    host = host_name(headers.get("host", ""))
+    if not is_loopback(host):
+        raise ApiError(403, f"without an API key only loopback names are served, not {host!r}", code="host_not_allowed")
+    if from_foreign_page(headers):
+        raise ApiError(403, "requests from the pages of other sites are refused", code="origin_not_allowed")
 
 
 class BodyLimit:
@@ -90,8 +85,3 @@ class BodyLimit:
             return message
 
         await self.app(scope, receive_some, send)
-
-
-def _equal(given: str, key: str) -> bool:
-    """Compared in a time that tells nothing of `key`, its length included."""
-    return hmac.compare_digest(hashlib.sha256(given.encode()).digest(), hashlib.sha256(key.encode()).digest())

@@ -1,40 +1,44 @@
-"""GET /v1/models, GET /v1/models/{id} and GET /health."""
+"""GET /v1/models and GET /v1/models/{id}: what the asking key can have served, loaded or not."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
-from fastapi import Request
-from fastapi.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse
 
-from adreg.serve.catalog import ServedModel
-from adreg.serve.engine import Engine
+from adreg.serve.api.account import account_of
+from adreg.serve.api.service import Service, sees, service_of
+from adreg.serve.models.catalog import ServedModel
+from adreg.serve.pool.entry import State
 
 
 async def list_models(request: Request) -> JSONResponse:
     """The base first, then every adapter by name and alias."""
-    engine: Engine = request.app.state.engine
-    return JSONResponse({"object": "list", "data": [_body(engine, model) for model in engine.catalog]})
+    service, key = service_of(request), account_of(request.scope).key
+    models = await asyncio.to_thread(list, service.engine.catalog)
+    states = service.states()
+    data = [_body(service, model, states(model)) for model in models if sees(key, model.id)]
+    return JSONResponse({"object": "list", "data": data})
 
 
 async def retrieve_model(request: Request) -> JSONResponse:
-    engine: Engine = request.app.state.engine
-    return JSONResponse(_body(engine, engine.catalog.resolve(request.path_params["id"])))
+    service = service_of(request)
+    model = await service.model(request, request.path_params["id"])
+    return JSONResponse(_body(service, model, service.states()(model)))
 
 
-async def health(request: Request) -> JSONResponse:
-    """200 while the engine takes work, else 503."""
-    engine: Engine = request.app.state.engine
-    return JSONResponse({"status": "ok" if engine.alive else "stopped"}, 200 if engine.alive else 503)
-
-
-def _body(engine: Engine, model: ServedModel) -> dict[str, Any]:
+def _body(service: Service, model: ServedModel, state: State) -> dict[str, Any]:
     return {
         "id": model.id,
         "object": "model",
-        "created": engine.created,
+        "created": service.engine.created,
         "owned_by": "adreg",
         "root": model.root,
         "parent": model.parent,
-        "max_model_len": engine.limits.context,
+        "reference": model.reference,
+        "rank": model.rank,
+        "state": state,
+        "max_model_len": service.engine.limits.context,
     }

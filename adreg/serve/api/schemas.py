@@ -1,88 +1,75 @@
-"""The bodies that clients may send, and what of OpenAI's dialect is accepted only where it asks for nothing."""
+"""The bodies that clients may send: OpenAI's fields, and those of vLLM 0.32 that its users know."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
-from adreg.serve.api.errors import ApiError
+from adreg.serve.api.bodies import Body
+from adreg.serve.api.messages import Message, Tool
 
+JsonObject = dict[str, Any]
 MAX_STOP_LENGTH = 500
-
-# parameters that only label a request
-LABELS = ("user", "metadata", "safety_identifier", "prompt_cache_key")
-# parameters that adreg does not have, and the values that mean "without it"; null always does
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "n": (1,), "best_of": (1,), "presence_penalty": (0,), "frequency_penalty": (0,), "logit_bias": ({},),
-    "logprobs": (False,), "top_logprobs": (0,), "echo": (False,), "suffix": ("",), "store": (False,),
-    "response_format": ({"type": "text"},), "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],),
-    "function_call": ("none", "auto"), "parallel_tool_calls": (True, False), "modalities": (["text"],), "audio": (),
-    "prediction": (), "service_tier": ("auto", "default"), "reasoning_effort": ("none",), "verbosity": ("medium",),
-    "web_search_options": (), "include_obfuscation": (False,),
-    "refusal": (), "tool_calls": ([],), "annotations": ([],), "name": (), "tool_call_id": (),
-}  # fmt: skip
-
-
-class Body(BaseModel):
-    """A body, or a part of one, whose unknown fields are looked up in `NEUTRAL` and refused otherwise."""
-
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
-
-    def foreign(self) -> dict[str, Any]:
-        """The fields that mean something here, and are not supported."""
-        return {name: value for name, value in (self.model_extra or {}).items() if not _asks_nothing(name, value)}
-
-
-def _asks_nothing(name: str, value: Any) -> bool:
-    if name in LABELS:
-        return True
-    if value is None:
-        return name in NEUTRAL
-    return any(value == neutral and isinstance(value, bool) == isinstance(neutral, bool) for neutral in NEUTRAL.get(name, ()))
-
-
-def _joined_text(content: Any) -> Any:
-    """A list of text parts as one text, a part a line."""
-    if not isinstance(content, list):
-        return content
-    for part in content:
-        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            kind = part.get("type") if isinstance(part, dict) else part
-            raise ValueError(f"a content part of type {kind!r} is not supported, only text")
-    return "\n".join(part["text"] for part in content)
+MAX_CHOICES = 128
 
 
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-class Message(Body):
-    """One message of a conversation."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, BeforeValidator(_joined_text)]
-
-    def for_template(self) -> dict[str, str]:
-        """As chat templates know it; they say `system` for what OpenAI now calls `developer`."""
-        return {"role": "system" if self.role == "developer" else self.role, "content": self.content}
-
-
 class StreamOptions(Body):
+    """`continuous_usage_stats`, vLLM's: every chunk tells the usage so far."""
+
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class JsonSchema(Body):
+    name: str | None = None
+    description: str | None = None
+    schema_: JsonObject = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class StructuredOutputs(Body):
+    """vLLM's: exactly one of them; `json` is a schema, or one as text."""
+
+    json_: JsonObject | str | None = Field(None, alias="json")
+    regex: str | None = None
+    choice: list[str] | None = Field(None, min_length=1)
+    json_object: bool | None = None
 
 
 class Asking(Body):
-    """What both kinds of request share."""
+    """What both kinds of request share. What a client leaves out is as the base's generation_config.json says."""
 
     model: str
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = None
+    min_tokens: int | None = Field(None, ge=0)
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
+    top_k: int | None = Field(None, ge=-1)
+    min_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
+    presence_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
+    repetition_penalty: float | None = Field(None, gt=0, le=10, allow_inf_nan=False)
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]] | None = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: Annotated[list[str] | None, BeforeValidator(_as_list)] = Field(None, max_length=4)
+    stop_token_ids: list[int] | None = Field(None, max_length=64)
+    ignore_eos: bool | None = None
+    n: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    best_of: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     @field_validator("stop")
     @classmethod
@@ -92,58 +79,47 @@ class Asking(Body):
         return stop
 
     @property
+    def choices(self) -> int:
+        return self.n or 1
+
+    @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def continuous_usage(self) -> bool:
+        return self.include_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
 
 class ChatRequest(Asking):
     messages: list[Message] = Field(min_length=1)
+    max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    echo: Literal[False] | None = None
 
 
 class CompletionRequest(Asking):
     prompt: Annotated[list[str] | list[int] | list[list[int]], BeforeValidator(_as_list)] = Field(min_length=1)
+    max_tokens: int | None = Field(None, ge=0)
+    logprobs: int | None = Field(None, ge=0, le=20)
+    echo: bool | None = None
+    add_special_tokens: Literal[True] | None = None
 
 
-Asked = TypeVar("Asked", bound=Asking)
+class TokenizeRequest(Body):
+    """vLLM's: the tokens of a text, or those of a conversation as its model reads it."""
+
+    model: str
+    prompt: str | None = None
+    messages: list[Message] | None = Field(None, min_length=1)
+    tools: list[Tool] | None = None
+    add_special_tokens: Literal[True] | None = None
 
 
-def parse(kind: type[Asked], text: bytes) -> Asked:
-    """The body in `text`. Raises `ApiError` 400 that names the first parameter at fault."""
-    try:
-        asked = kind.model_validate_json(text)
-    except ValidationError as error:
-        raise _as_api_error(error) from error
-    _refuse_foreign(asked, "")
-    if asked.stream_options and not asked.stream:
-        raise ApiError(400, "stream_options is only allowed with stream=true", "stream_options")
-    return asked
-
-
-def _refuse_foreign(body: Body, where: str) -> None:
-    for name, value in body.foreign().items():
-        known = name in NEUTRAL
-        message = f"the value {value!r:.100} of {where}{name} is not supported" if known else f"unknown parameter {where}{name}"
-        raise ApiError(400, message, where + name, "unsupported_parameter" if known else "unknown_parameter")
-    for name in type(body).model_fields:
-        value = getattr(body, name)
-        if isinstance(value, Body):
-            _refuse_foreign(value, f"{where}{name}.")
-        for index, part in enumerate(value if isinstance(value, list) else ()):
-            if isinstance(part, Body):
-                _refuse_foreign(part, f"{where}{name}[{index}].")
-
-
-def _as_api_error(error: ValidationError) -> ApiError:
-    first = error.errors(include_url=False, include_context=False)[0]
-    if first["type"] == "json_invalid":
-        return ApiError(400, f"the body is no JSON: {first['msg'].removeprefix('Invalid JSON: ')}", code="invalid_json")
-    param = _path(first["loc"])
-    code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
-    return ApiError(400, f"{param or 'the body'}: {first['msg'].removeprefix('Value error, ')}", param, code)
-
-
-def _path(where: tuple[int | str, ...]) -> str | None:
-    """`("messages", 0, "role")` as `messages[0].role`; the names of union branches are left out."""
-    steps = [step for step in where if isinstance(step, int) or (step.isidentifier() and step not in ("str", "int"))]
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".") or None
+class DetokenizeRequest(Body):
+    model: str
+    tokens: list[int]
