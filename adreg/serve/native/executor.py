@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import weakref
 from collections.abc import Sequence
@@ -48,6 +49,12 @@ def available_threads() -> int:
     return min(found, MOST_THREADS)
 
 
+def _close(library: ctypes.CDLL, engine: int, process: int) -> None:
+    """End the engine's threads, which a process forked from `process` does not have."""
+    if os.getpid() == process:
+        library.adreg_close(engine)
+
+
 class NativeExecutor:
     """Runs one base of the Llama family and the adapters attached to it; an `Executor`, and an exact one.
 
@@ -74,7 +81,7 @@ class NativeExecutor:
         self._engine = self._library.adreg_open(self._weights.model)
         if not self._engine:
             raise MemoryError("no memory or no threads for the native engine")
-        weakref.finalize(self, self._library.adreg_close, self._engine).atexit = False  # a step may still run then
+        weakref.finalize(self, _close, self._library, self._engine, os.getpid()).atexit = False  # a step may still run then
 
     def memory(self, tokens: int) -> KvMemory:
         """Room for `tokens` tokens of one sequence; given back by forgetting it."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adreg.serve.native.architecture import Architecture
-from adreg.serve.native.units import TILE, Format, aligned, padded
+from adreg.serve.native.units import TILE, Format, lazy, padded
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class MemoryForm:
         """Zeroed room for `tokens` positions."""
         capacity = padded(tokens, TILE)
         keys, values = capacity * self.form.units(self.head_dim), padded(self.head_dim, TILE) * self.form.units(capacity)
-        return KvMemory(self, capacity, keys, aligned((self.layers, self.kv_heads, keys + values), np.uint32))
+        return KvMemory(self, capacity, keys, lazy((self.layers, self.kv_heads, keys + values), np.uint32))
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,13 +83,18 @@ def write_strips(tiles: Units, places: range, strips: Units) -> None:
     halves[where // 2, where % 2] = strips
 
 
-def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """Zeros that begin at a cache line; their pages come into being when they are touched."""
-    count = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    raw = np.zeros(count + LINE, np.uint8)
-    skip = -raw.ctypes.data % LINE
-    zeros: NDArray[Any] = raw[skip : skip + count].view(dtype).reshape(shape)
-    return zeros
+def lazy(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Zeros that begin at a page. Only small pages, and each comes into being when it is first touched: huge ones would
+    bring all of a long sequence's memory at its first token."""
+    mapped = _mapped(math.prod(shape) * np.dtype(dtype).itemsize, "MADV_NOHUGEPAGE")
+    return np.frombuffer(mapped, dtype).reshape(shape)
+
+
+def _mapped(nbytes: int, advice: str) -> mmap.mmap:
+    mapped = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, advice):
+        mapped.madvise(getattr(mmap, advice))
+    return mapped
 
 
 class Arena:
@@ -98,14 +104,12 @@ class Arena:
     """
 
     def __init__(self, nbytes: int) -> None:
-        self._mapped = mmap.mmap(-1, nbytes + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            self._mapped.madvise(mmap.MADV_HUGEPAGE)
+        self._mapped = _mapped(nbytes + HUGE, "MADV_HUGEPAGE")
         self._used = -np.frombuffer(self._mapped, np.uint8).ctypes.data % HUGE
 
     def take(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """The next part, of `shape`; there is room, or it is a bug."""
-        count = int(np.prod(shape))
+        count = math.prod(shape)
         part = np.frombuffer(self._mapped, dtype, count, self._used).reshape(shape)
         self._used += padded(part.nbytes, LINE)
         return part

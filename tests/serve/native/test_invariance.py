@@ -1,3 +1,6 @@
+import os
+import signal
+
 import numpy as np
 import pytest
 
@@ -94,3 +97,20 @@ def test_an_adapter_costs_little_more_than_its_bytes(world):
     for slot, path in enumerate(adapters):
         arrays = executor.prepared(slot).arrays
         assert sum(array.nbytes for array in arrays) <= 1.3 * 2 * open_adapter(path).parameters
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
+def test_a_forked_process_computes_and_lets_go_without_the_threads_that_it_lacks(world):
+    base, _ = world
+    executor = open_native(base, threads=3)
+    line = lines(9, (20,), VOCABULARY, [None])[0]
+    expected = run_whole(executor, line)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        same = identical(run_whole(executor, line), expected)
+        del executor
+        os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert identical(run_whole(executor, line), expected)

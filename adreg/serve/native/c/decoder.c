@@ -127,6 +127,7 @@ static void *work(void *given)
             return NULL;
         forward(me);
         atomic_fetch_sub(&e->active, 1);
+        announce(e);
     }
 }
 
@@ -226,6 +227,7 @@ Engine *adreg_open(const Model *model)                  /* NULL: no memory, or n
     e->model = model;
     pthread_mutex_init(&e->mutex, NULL);
     pthread_cond_init(&e->wake, NULL);
+    pthread_cond_init(&e->turn, NULL);
     if (grow(&e->threads, sizeof *e->threads * model->threads) && grow(&e->taken, sizeof *e->taken * model->threads))
         for (; e->started < model->threads; e->started++) {
             Thread *thread = &e->threads[e->started];
@@ -257,7 +259,7 @@ int adreg_step(Engine *e, const Segment *segments, int count, const int32_t *tok
     set_open(e, 1);
     forward(e->threads);
     set_open(e, 0);
-    while (atomic_load(&e->active))
-        sched_yield();
+    for (unsigned active; (active = atomic_load(&e->active));)
+        await(e, &e->active, active);
     return 0;
 }
