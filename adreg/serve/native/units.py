@@ -86,26 +86,28 @@ def write_strips(tiles: Units, places: range, strips: Units) -> None:
 def lazy(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     """Zeros that begin at a page. Only small pages, and each comes into being when it is first touched: huge ones would
     bring all of a long sequence's memory at its first token."""
-    mapped = _mapped(math.prod(shape) * np.dtype(dtype).itemsize, "MADV_NOHUGEPAGE")
-    return np.frombuffer(mapped, dtype).reshape(shape)
+    return np.frombuffer(_small_pages(math.prod(shape) * np.dtype(dtype).itemsize), dtype).reshape(shape)
 
 
-def _mapped(nbytes: int, advice: str) -> mmap.mmap:
+def _small_pages(nbytes: int) -> mmap.mmap:
     mapped = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, advice):
-        mapped.madvise(getattr(mmap, advice))
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        mapped.madvise(mmap.MADV_NOHUGEPAGE)
     return mapped
 
 
 class Arena:
     """One zeroed piece of memory, in huge pages where the system has them, handed out in aligned parts.
 
-    Without huge pages a step, which reads everything once, would wait for address translations.
+    Without huge pages a step, which reads everything once, would wait for address translations. What does not fill a huge
+    page lies in small ones: an adapter's last megabyte would otherwise cost two.
     """
 
     def __init__(self, nbytes: int) -> None:
-        self._mapped = _mapped(nbytes + HUGE, "MADV_HUGEPAGE")
+        self._mapped = _small_pages(nbytes + HUGE)
         self._used = -np.frombuffer(self._mapped, np.uint8).ctypes.data % HUGE
+        if hasattr(mmap, "MADV_HUGEPAGE") and nbytes >= HUGE:
+            self._mapped.madvise(mmap.MADV_HUGEPAGE, self._used, nbytes // HUGE * HUGE)
 
     def take(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """The next part, of `shape`; there is room, or it is a bug."""
