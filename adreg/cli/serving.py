@@ -55,6 +55,7 @@ def open_engine(
         adapters.open,
         settings,
         pinned=Pins(catalog, pins),
+        tried=[offer.registry.adapters.resolve(ref).digest for ref in offer.refs],
         own_tokenizer=adapters.own_tokenizer,
         watch=watch,
     )

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from blake3 import blake3
-
-from adreg.formats.bases.leaves import WINDOW_BYTES, digest, message
-from adreg.formats.canonical import canonical_json
+from adreg.formats.bases.leaves import WINDOW_BYTES, digest, leaf_hasher
 from adreg.formats.safetensors import SafetensorsFile, TensorView
 
 
@@ -17,7 +14,7 @@ def tensors_id(file: SafetensorsFile) -> str:
 
 def stored_leaf(view: TensorView) -> str:
     """The hash of a tensor's type, shape and bytes, as `Leaf.stored` of a base has it."""
-    hasher = blake3(message("adreg.leaf.v1", view.dtype, canonical_json(list(view.shape))), max_threads=blake3.AUTO)
+    hasher = leaf_hasher(view.dtype, view.shape)
     for window in view.windows(WINDOW_BYTES):
         hasher.update(window)
     return hasher.hexdigest()

@@ -1,6 +1,7 @@
 """How a base is read: once, in little memory, through links, and quantised weights by what they mean."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import pytest
 from adreg.errors import FormatError
 from adreg.formats.bases.checkpoint import Checkpoint, open_checkpoint
 from adreg.formats.bases.fingerprint import BaseIds, fingerprint
-from adreg.formats.bases.leaves import Leaf, dump_leaves, leaf_of, load_leaves
+from adreg.formats.bases.leaves import Leaf, dump_leaves, leaf_hasher, leaf_of, load_leaves
 from adreg.formats.dtypes import from_float32, to_float32
 from adreg.formats.safetensors import TensorView
 from tests.formats.checkpoints import Model, Stored, ids_of, moved, stored, values
@@ -231,3 +232,16 @@ def test_dequantised_values_are_remembered_for_these_bytes_and_this_configuratio
     packed.with_config(quantization_config={"bits": 4}).write(tmp_path / "new")
     (tmp_path / "new" / "config.json").replace(folder / "config.json")
     assert moved(before, quantised_ids(folder, cache)) == {"values_id"}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork")
+def test_a_forked_process_hashes_without_the_threads_that_stayed_behind():
+    content = bytes(4 << 20)
+    expected = leaf_hasher("F32", (1 << 20,)).update(content).hexdigest()
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)
+        os._exit(leaf_hasher("F32", (1 << 20,)).update(content).hexdigest() != expected)
+    assert os.waitpid(child, 0)[1] == 0

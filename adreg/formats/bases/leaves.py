@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RACY_SECONDS = 2.0
+LOADED_IN = os.getpid()
 WINDOW_BYTES = 1 << 25
 CHUNK_ELEMENTS = 1 << 18
 
@@ -102,12 +103,12 @@ def digest(*parts: str | bytes) -> str:
 
 def leaf_of(view: TensorView) -> Leaf:
     """The hashes of one tensor, in one pass over its bytes and a bounded share of memory."""
-    stored = _hasher(view.dtype, view.shape)
+    stored = leaf_hasher(view.dtype, view.shape)
     if view.dtype == "BF16" or view.dtype not in FLOATS:
         for window in view.windows(WINDOW_BYTES):
             stored.update(window)
         return Leaf(stored.hexdigest(), stored.hexdigest())
-    values = _hasher("BF16", view.shape)
+    values = leaf_hasher("BF16", view.shape)
     for window in view.windows(WINDOW_BYTES):
         stored.update(window)
         for piece in _as_bfloat16(window, view.dtype):
@@ -117,7 +118,7 @@ def leaf_of(view: TensorView) -> Leaf:
 
 def packed_values(packed: PackedTensor, parts: Sequence[TensorView]) -> str:
     """The `Leaf.values` of the float tensor that `packed` means; `parts` are what it is stored in."""
-    values = _hasher("BF16", packed.shape)
+    values = leaf_hasher("BF16", packed.shape)
     rows, width = packed.shape[0], max(math.prod(packed.shape[1:]), 1)
     step = max(CHUNK_ELEMENTS // width, 1)
     for start in range(0, rows, step):
@@ -137,8 +138,13 @@ def load_leaves(text: str) -> dict[str, Leaf]:
     return {name: Leaf(*hashes) for name, hashes in json.loads(text).items()}
 
 
-def _hasher(dtype: str, shape: tuple[int, ...]) -> blake3:
-    return blake3(message("adreg.leaf.v1", dtype, canonical_json(list(shape))), max_threads=blake3.AUTO)
+def leaf_hasher(dtype: str, shape: tuple[int, ...]) -> blake3:
+    """A hasher that has read a tensor's type and shape, and takes its bytes next.
+
+    BLAKE3's threads stay behind when a process forks, and the child would wait for them forever: it does without.
+    """
+    threads = blake3.AUTO if os.getpid() == LOADED_IN else 1
+    return blake3(message("adreg.leaf.v1", dtype, canonical_json(list(shape))), max_threads=threads)
 
 
 def _as_bfloat16(window: memoryview, dtype: str) -> Iterator[bytes | memoryview]:
