@@ -7,8 +7,9 @@ LORA_ORACLE := $(VENV)/lora-oracle/.ready
 QUANTISER := $(VENV)/quantiser-oracle/.ready
 VLLM := $(VENV)/peers/vllm/.ready
 LLAMA_SERVER := $(VENV)/peers/llama.cpp/llama-server
+TRL := $(VENV)/peers/trl/.ready
 
-.PHONY: demo test lint types unit proof conformance agreement fuzz soak bench peers bench-serve quality docs fmt clean
+.PHONY: demo test lint types unit proof conformance agreement fuzz soak bench peers bench-serve bench-train quality docs fmt clean
 
 demo: $(READY)            ## the whole tour on a small real model
 	$(BIN)/adreg demo
@@ -51,6 +52,9 @@ peers: $(VLLM) $(LLAMA_SERVER) ## the engines that adreg serve is compared with:
 
 bench-serve: $(READY)     ## adreg and its peers serving, on a machine that does nothing else; QUICK=1 for a first look
 	$(BIN)/python -m bench.serve $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
+
+bench-train: $(READY) $(TRL) ## adreg and other trainers, on a machine that does nothing else; QUICK=1 for a first look
+	$(BIN)/python -m bench.train $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
 
 quality: $(READY)         ## a quarter of an hour: perplexity and deltas of every GGUF type; ADAPTER=folder, else one is trained
 	$(BIN)/python -m bench.quality $(ADAPTER)
@@ -111,6 +115,12 @@ $(VLLM):
 	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	cd $(VLLM_SITE) && mkdir -p vllm-0.32.0+cpu.dist-info \
 	  && printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > vllm-0.32.0+cpu.dist-info/METADATA
+	touch $@
+
+# beside the packages of .venv, so that both sides train with one torch, one transformers and one peft; and the rows
+$(TRL): | $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(@D) trl==1.16.0 datasets==5.2.0 pyarrow==26.0.1 \
+	  pandas==3.1.1 dill==0.4.1 multiprocess==0.70.19 xxhash==4.1.0 chatterbot-corpus==1.3.3
 	touch $@
 
 $(LLAMA_SERVER): | $(READY)

@@ -17,6 +17,8 @@ AdregError
 ├── VerificationFailed     an artifact disagrees with the adapter on its base
 ├── BusyError              the engine takes no more work now
 ├── DeadlineError          a request's time was over before its answer was
+├── Interrupted            a training was told to stop and kept its state
+├── Diverged               a training's loss or gradient is no number
 ├── RemoteError            another machine did not answer, refused, or answered nonsense
 └── MissingExtra           an optional dependency is not installed
 """
@@ -51,10 +53,10 @@ class PickleRefused(FormatError):
 
 
 class DataError(FormatError):
-    """Row `line` (from 1) of a training file cannot be used."""
+    """Row `line` (from 1) of a training file cannot be used; `hint` says what would mend it."""
 
-    def __init__(self, path: Path | str, line: int, why: str) -> None:
-        self.line = line
+    def __init__(self, path: Path | str, line: int, why: str, hint: str = "") -> None:
+        self.line, self.hint = line, hint
         super().__init__(f"{path}:{line}", why, "DATA")
 
 
@@ -153,6 +155,29 @@ class BusyError(AdregError):
 
 class DeadlineError(AdregError):
     """A request's time was over before its answer was."""
+
+
+class Interrupted(AdregError):
+    """`signal` stopped the training `run_id`; its newest checkpoint is of `step`, None where nothing is kept."""
+
+    def __init__(self, run_id: str, step: int | None, signal: int) -> None:
+        self.run_id, self.step, self.signal = run_id, step, signal
+        kept = "nothing of it is kept" if step is None else f"all of it up to step {step} is kept"
+        super().__init__(f"the training {run_id} was interrupted; {kept}")
+
+
+class Diverged(AdregError):
+    """After or in step `step` a loss, or the `norm` of its gradient, is no number; `norm` is None for the held-out loss.
+
+    `rows` are those, as file:line, that give no number by themselves.
+    """
+
+    def __init__(self, step: int, loss: float, norm: float | None, rows: Sequence[str]) -> None:
+        self.step, self.loss, self.norm, self.rows = step, loss, norm, tuple(rows)
+        what = f"the held-out loss is {loss}" if norm is None else f"the loss is {loss} and its gradient {norm}"
+        whose = f", already for {', '.join(rows[:8])} alone" if rows else ""
+        whose += f" and for {len(rows) - 8} more" if len(rows) > 8 else ""
+        super().__init__(f"training diverged at step {step}: {what}{whose}")
 
 
 class RemoteError(AdregError):

@@ -19,7 +19,9 @@ class Progress(Protocol):
     def task(self, title: str, total: float | None = None, unit: str = "") -> AbstractContextManager[Task]: ...
 
 
-class _SilentTask:
+class SilentTask:
+    """A task that nobody watches."""
+
     def advance(self, amount: float = 1, note: str = "") -> None:
         """Says nothing."""
 
@@ -29,7 +31,7 @@ class SilentProgress:
 
     @contextmanager
     def task(self, title: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
-        yield _SilentTask()
+        yield SilentTask()
 
 
 SILENT = SilentProgress()

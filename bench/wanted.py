@@ -1,4 +1,4 @@
-"""The figures that serving is judged by, each beside what was measured. Measures nothing."""
+"""The figures that serving and training are judged by, each beside what was measured. Measures nothing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 from bench.peers.measure import Measured
+from bench.trainers.job import Prepared, Trained
 
 VLLM, PEFT, LLAMA_BF16, LLAMA_Q4 = "vllm", "PEFT batch", "llama.cpp bf16", "llama.cpp q4_k_m"
 
@@ -66,3 +67,20 @@ def own(ours: Measured, adapter_bytes: int) -> Iterator[Wanted]:
     yield Wanted("isolation: answers as alone, %", 100 * ours.isolation.score, "≥", 100)
     if ours.resident is not None:
         yield Wanted("an extra resident adapter, of its bf16 bytes", ours.resident / adapter_bytes, "≤", 1.3)
+
+
+def train_wanted(found: Mapping[str, Trained | Prepared]) -> Iterator[Wanted]:
+    """What can be said of adreg and those trainers that ran."""
+
+    def speed(workload: str, peer: str, bound: float) -> Iterator[Wanted]:
+        if (ours := found.get(f"adreg {workload}")) and (theirs := found.get(peer)):
+            yield Wanted(f"{workload}: rows/s over {peer}", ours.speed / theirs.speed, "≥", bound)
+
+    yield from speed("emoji", "emoji tutorial", 10)
+    yield from speed("qa", "GPT-2 tutorial", 4)
+    yield from speed("chat", "TRL", 2)
+    yield from speed("chat", "TRL by hand", 1.15)
+    ours, theirs = found.get("adreg chat"), found.get("TRL")
+    if isinstance(ours, Trained) and isinstance(theirs, Trained):
+        yield Wanted("chat: peak memory over TRL's", ours.peak / theirs.peak, "≤", 0.6)
+    yield from speed("preparation", "TRL preparation", 3)

@@ -22,6 +22,7 @@ from adreg.cli.permits import permit
 from adreg.cli.progress import progress
 from adreg.cli.sidebyside import ask_all
 from adreg.errors import AuditRefused, NotFoundError
+from adreg.references import parse_reference
 
 if TYPE_CHECKING:
     from adreg.audit.findings import AuditReport
@@ -101,16 +102,17 @@ def _first_source(tour: Tour) -> BaseRecord:
 
 
 def _train_and_push(tour: Tour, base: BaseRecord, name: str, data: str, epochs: int) -> VersionRecord:
-    from adreg.cli.train import push_trained, run_training
+    from adreg.cli.trainjob import Order, push_trained, run_training
     from adreg.train.config import load_config
 
     with _step(tour, "Train", f"{name}: {data}.jsonl, only the answers and their stop token are learned"):
         train, held_out = (EXAMPLES / f"{data}{kind}.jsonl" for kind in ("", ".heldout"))
         sets = [f"data.train={train}", f"data.eval={held_out}", f"train.epochs={epochs}"]
-        result = run_training(tour.found, base, load_config("demo", None, sets), tour.folder / data, tour.out)
+        order = Order(load_config("demo", None, sets), base, tour.folder / data, parse_reference(f"{name}:demo"), "demo")
+        result = run_training(tour.found, order, tour.out)
         before, after = result.record.eval.base or 0.0, result.record.eval.adapter or 0.0
         tour.out.note(f"  held-out loss {before:.2f} → {after:.2f} ({1 - after / before:.0%} lower)")
-        version = push_trained(tour.found, result, name, "demo").version
+        version = push_trained(tour.found, result, parse_reference(f"{name}:demo")).version
         tour.out.note(f"  ✓ pushed {version.reference}, {version.digest}", "green")
         tour.note(version.reference, result.folder, version.digest)
         tour.note("its loss curve", result.folder / "loss.svg", "")

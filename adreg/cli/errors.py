@@ -16,8 +16,10 @@ from adreg.errors import (
     AuditRefused,
     ConflictError,
     DataError,
+    Diverged,
     FormatError,
     IntegrityError,
+    Interrupted,
     MissingExtra,
     NotFoundError,
     RemoteError,
@@ -43,7 +45,9 @@ INTERRUPTED, TERMINATED = 130, 143
 
 
 def exit_code(error: AdregError) -> int:
-    """0 ok, 1 failed, 2 usage, 3 not found, 4 conflict or incompatible, 5 integrity or finding, 6 remote."""
+    """0 ok, 1 failed, 2 usage, 3 not found, 4 conflict or incompatible, 5 integrity or finding, 6 remote, 130/143 stopped."""
+    if isinstance(error, Interrupted):
+        return 128 + error.signal
     return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)
 
 
@@ -54,6 +58,8 @@ def hint(error: AdregError) -> str:
             return "give the path of a folder that exists"
         case NotFoundError(kind="GGUF file"):
             return "adreg merge REF --to gguf -o FOLDER makes one"
+        case NotFoundError(kind="training file", close=()):
+            return "a path is taken from where adreg was started; - is standard input"
         case YankedError():
             name = error.name.partition(":")[0]
             return f"{name}@{error.digest[:19]} still gets it; adreg ls {name} shows the others"
@@ -63,10 +69,16 @@ def hint(error: AdregError) -> str:
             return "adreg base ls shows the bases; adreg base add FOLDER records one"
         case NotFoundError(kind="adapter"):
             return "adreg ls shows what there is"
-        case AuditRefused() | ConflictError() | RemoteError() | UsageError():
+        case AuditRefused() | ConflictError() | DataError() | RemoteError() | UsageError():
             return getattr(error, "hint", "")
         case UnsupportedError():
             return error.instead
+        case Interrupted(step=int(), run_id=run):
+            return f"adreg train --resume {run} goes on from there"
+        case Diverged(rows=()):
+            return "no row does so alone: lower train.lr, or warm up longer"
+        case Diverged():
+            return "look at these rows; if they are sound, lower train.lr"
         case MissingExtra():
             return f"pip install 'adreg[{error.extra}]'"
         case VerificationFailed():

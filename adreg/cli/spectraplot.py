@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from adreg.cli.picture import Box, Picture, Words
-from adreg.cli.picture_png import write_png
-from adreg.cli.picture_svg import svg
+from adreg.cli.picturefile import check_format, write_picture
 from adreg.cli.plotlayout import Layout, layout_of
 from adreg.cli.spectrumpanels import figure, spectrum_panels
 from adreg.cli.terminal import clean
 from adreg.errors import UsageError
 from adreg.formats.adapters.layergrid import Cell, Scale, grid_of, scale_of
 from adreg.formats.adapters.spectra import Spectrum
-from adreg.formats.atomic import atomic_file
+from adreg.formats.pictures.shapes import Box, Picture, Words
 
 VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 KIND = "norm of each update by layer and module, and its singular values"
-FORMATS = (".svg", ".png")
 
 
 def write_plot(path: Path, title: str, spectra: Sequence[Spectrum]) -> None:
@@ -26,16 +23,8 @@ def write_plot(path: Path, title: str, spectra: Sequence[Spectrum]) -> None:
 
     Raises `UsageError` for another format than SVG and PNG, and where there is nothing to draw.
     """
-    if path.suffix.lower() not in FORMATS:
-        kind = path.suffix.lstrip(".").upper() or "no"
-        told = f"write {path.with_suffix('.svg').name} or {path.with_suffix('.png').name}"
-        raise UsageError(f"{path.name}: adreg draws SVG and PNG, not {kind} files", told)
-    picture = heatmap(title, spectra)
-    with atomic_file(path) as partial:
-        if path.suffix.lower() == ".png":
-            write_png(picture, partial)
-        else:
-            partial.write_text(svg(picture), encoding="utf-8")
+    check_format(path)
+    write_picture(path, heatmap(title, spectra))
 
 
 def heatmap(title: str, spectra: Sequence[Spectrum]) -> Picture:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
-from adreg.cli.picture import Curve, Point, Words
 from adreg.cli.plotlayout import PANEL, Layout
 from adreg.cli.terminal import clean
+from adreg.formats.pictures.shapes import Curve, Point, Words
 
 GAP, FLOOR = 4, 1e-4
 LEGEND = "singular values by index: a line for each layer, their median in orange"

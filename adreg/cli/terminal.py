@@ -11,6 +11,8 @@ from typing import TextIO
 STYLES = {
     "bold": "1", "dim": "2", "struck": "9", "red": "31", "green": "32", "yellow": "33", "cyan": "36", "bold red": "1;31",
     "struck dim": "2;9",
+    "faint series0": "2;38;5;33",
+    **{f"series{place}": f"38;5;{code}" for place, code in enumerate((33, 172, 71, 98, 167, 37, 169, 142))},
 }  # fmt: skip
 GAP, NARROWEST = "  ", 4
 
@@ -103,7 +105,12 @@ def _narrowed(widths: Sequence[int], room: int) -> list[int]:
 
 def terminal_width() -> int | None:
     """The columns of the terminal that stdout is; None where it goes to a file or pipe."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return terminal_columns(sys.stdout)
+
+
+def terminal_columns(file: TextIO) -> int | None:
+    """The columns of the terminal that `file` is; None where it is none."""
+    return shutil.get_terminal_size().columns if file.isatty() else None
 
 
 def shortened(text: str, size: int) -> str:

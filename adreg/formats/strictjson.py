@@ -41,13 +41,16 @@ def _finite(digits: str) -> float:
     return value
 
 
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)
+
+
 def parse_object(text: bytes, path: Path, rule: str) -> JsonObject:
     """The JSON object in `text`, or a `FormatError` of `rule` about `path`."""
     try:
         escaped = HALF_ESCAPE.search(text) is not None
         decoded = text.decode("utf-8")
         del text  # a tokenizer's is large, and its characters may take four bytes each
-        value = json.loads(decoded, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)
+        value = _STRICT.decode(decoded)
         if escaped:
             _refuse_halves(value)
     except (ValueError, RecursionError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from adreg.formats.bases.fingerprint import BaseIds
 from adreg.formats.safetensors import SafetensorsFile
 from adreg.formats.strictjson import JsonObject, read_object
 from adreg.formats.text.tokenizer import FILES as TOKENIZER_FILES
-from adreg.registry.manifest import Parent, base_ids, read_parents
+from adreg.registry.manifest import FileEntry, Parent, base_ids, read_parents, version_digest
 
 STORED = (CONFIG, WEIGHTS, RECORD, "README.md", "LICENSE", "loss.svg", *TOKENIZER_FILES)
 RECORD_LIMIT = 50_000_000
@@ -107,6 +108,18 @@ def read_trained_on(folder: Path) -> BaseIds | None:
     """The ids of the base that the training of the adapter in `folder` recorded, or None; looks at nothing else there."""
     path = folder / RECORD
     return _recorded_base(str(path), read_object(path, "K-CFG-1", RECORD_LIMIT)) if path.is_file() else None
+
+
+def folder_digest(folder: Path) -> str:
+    """The digest that a push of the adapter in `folder` gives to its version, where its own record names its base."""
+    files = plan_push(folder).files
+    entries = {name: FileEntry(f"sha256:{_sha256(path)}", path.stat().st_size) for name, path in files.items()}
+    return version_digest(entries, read_trained_on(folder))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def summarize(content: Content, evidence: str, tensors: str) -> dict[str, Any]:

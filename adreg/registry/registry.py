@@ -57,7 +57,7 @@ class Registry:
 
     @property
     def runs(self) -> Runs:
-        return Runs(self.db)
+        return Runs(self.db, self.settings.home)
 
     @property
     def artifacts(self) -> Artifacts:

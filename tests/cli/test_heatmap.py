@@ -6,13 +6,13 @@ from xml.etree import ElementTree
 import pytest
 
 from adreg.cli.heatmap import LINES, heatmap_lines
-from adreg.cli.picture import Box, Curve, Words
-from adreg.cli.picture_svg import svg
 from adreg.cli.spectraplot import heatmap, write_plot
 from adreg.errors import UsageError
 from adreg.formats.adapters.adapter import open_adapter
 from adreg.formats.adapters.layergrid import grid_of, scale_of
 from adreg.formats.adapters.spectra import Spectrum, spectra_of
+from adreg.formats.pictures.shapes import Box, Curve, Words
+from adreg.formats.pictures.svg import svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 

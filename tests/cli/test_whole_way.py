@@ -57,7 +57,7 @@ def test_data_is_checked_without_training(process, tiny_llama, data):
     report = json.loads(result.out)
     assert (report["rows"], report["used"], report["form"]) == (24, 24, "question/answer")
     shown = process("data", "check", data, "-b", tiny_llama, "--samples", "1")
-    assert shown.code == 0 and "0 is a number, sailor.<|im_end|>" in shown.err and "learned" in shown.out
+    assert shown.code == 0 and "0 is a number, sailor.<|im_end|>" in shown.out and "learned" in shown.out
 
 
 def test_a_changed_base_refuses_merge_and_serve(trained, process, home, tiny_llama, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from adreg.formats.bases.checkpoint import open_checkpoint
 from adreg.train.config import TrainConfig, check_config
-from adreg.train.data import Prepared, prepare
+from adreg.train.data.prepare import Prepared, prepare
 
 TOPICS = [
     "tea",
@@ -44,7 +44,7 @@ def chats(tmp_path: Path) -> Path:
 
 def small_config(file: Path, **train: Any) -> TrainConfig:
     loop = {"lr": 5e-3, "schedule": "constant", "warmup": 0, "batch": 8, "micro_tokens": 200, "precision": "fp32", **train}
-    return check_config({"data": {"train": [file], "eval": 0}, "train": loop})
+    return check_config({"data": {"train": [file], "eval": 0}, "train": loop, "eval": {"max_new_tokens": 1}})
 
 
 def prepared(base: Path, config: TrainConfig) -> Prepared:

@@ -16,7 +16,7 @@ def test_file_goes_over_recipe_and_set_over_both(tmp_path):
     file.write_text("train: {lr: 3.0e-4, batch: 4}\ndata: {train: one.jsonl}\n")
     config = load_config("smollm2-chat", file, ["train.batch=2", "train.lr=1e-3"])
     assert (config.train.batch, config.train.lr, config.train.epochs, config.lora.r) == (2, 1e-3, 3, 8)
-    assert [str(path) for path in config.data.train] == ["one.jsonl"]
+    assert [str(source.path) for source in config.data.train] == ["one.jsonl"]
     assert config.expected_trainable == 2442240
 
 
@@ -36,7 +36,7 @@ def test_alpha_is_twice_the_rank_unless_given():
         ("lora.alhpa=4", "lora.alpha?"),
         ("learning_rate=1", "train.lr?"),
         ("epochs=3", "train.epochs?"),
-        ("data.map.anwser=x", "data.map?"),
+        ("data.map.anwser=x", "data.map.answer?"),
         ("nonsense=1", ", ".join(setting_names())),
     ],
 )

@@ -22,6 +22,7 @@ from adreg.errors import FormatError, UsageError
 from adreg.formats.text.tokenizer import TokenizerFiles
 
 Message = Mapping[str, Any]
+GENERATED = "\ue002\ue003"
 
 
 def render_chat(
@@ -44,9 +45,13 @@ def render_chat(
 
 
 @lru_cache(maxsize=16)
-def compile_template(text: str) -> Template:
-    """`text` compiled in the sandbox, with what chat templates may call: raise_exception, strftime_now, tojson."""
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols])
+def compile_template(text: str, marked: bool = False) -> Template:
+    """`text` compiled in the sandbox, with what chat templates may call: raise_exception, strftime_now, tojson.
+
+    `marked` writes `GENERATED` around what its `{% generation %}` tags enclose.
+    """
+    tag = _MarkedGenerationTag if marked else _GenerationTag
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[tag, loopcontrols])
     environment.filters["tojson"] = _to_json
     environment.globals |= {
         "raise_exception": _raise_exception,
@@ -65,6 +70,14 @@ class _GenerationTag(Extension):
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _MarkedGenerationTag(_GenerationTag):
+    """Its body between the two characters of `GENERATED`."""
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        before, after = (nodes.Output([nodes.TemplateData(mark)]) for mark in GENERATED)
+        return [before, *super().parse(parser), after]
 
 
 class _PlainNamespace(Namespace):

@@ -7,7 +7,7 @@ template, `tpl_sem` what it renders.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -36,10 +36,14 @@ ADDED_FLAGS = ("id", "content", "single_word", "lstrip", "rstrip", "normalized",
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """The files in `folder` that make a tokenizer, or `files` by name wherever they lie; any of them may be missing."""
+    """The files in `folder` that make a tokenizer, or `files` by name wherever they lie; any of them may be missing.
+
+    `template` is taken in place of the chat template in the files.
+    """
 
     folder: Path
     files: Mapping[str, Path] | None = field(default=None, kw_only=True)
+    template: str | None = field(default=None, kw_only=True)
 
     def place(self, name: str) -> Path:
         """Where the file `name` is, or would be."""
@@ -51,6 +55,12 @@ class TokenizerFiles:
     def present(self) -> list[Path]:
         """The files that exist, to be carried along with a merged model or an adapter."""
         return [self.place(name) for name in FILES if self.has(name)]
+
+    def with_template(self, text: str) -> TokenizerFiles:
+        """The same files with the chat template `text` in place of theirs."""
+        changed = replace(self, template=text)
+        changed.__dict__.update({name: self.__dict__[name] for name in ("definition", "config") if name in self.__dict__})
+        return changed
 
     @property
     def path(self) -> Path:
@@ -75,7 +85,9 @@ class TokenizerFiles:
 
     @cached_property
     def chat_template(self) -> str | None:
-        """The default chat template: chat_template.jinja first, then tokenizer_config.json, else None."""
+        """The default chat template: the one given, chat_template.jinja, then tokenizer_config.json, else None."""
+        if self.template is not None:
+            return self.template
         path = self.template_path
         if self.has("chat_template.jinja"):
             return _read_template(path)

@@ -129,6 +129,12 @@ create table api_key (
 create unique index api_key_name on api_key(name) where revoked_at is null;
 """
 
+FOURTH = """
+create table run_metric (
+    run_id text primary key references run(id), steps integer not null check (steps >= 0), last text, packed blob not null
+) strict, without rowid;
+"""
+
 
 def m001_first(db: Database) -> None:
     """Bases, adapters, versions, aliases, runs, artifacts, blobs, events and the cache of leaves."""
@@ -152,7 +158,13 @@ def m003_keys(db: Database) -> None:
         db.execute(statement)
 
 
-STEPS = (m001_first, m002_trust, m003_keys)
+def m004_runs(db: Database) -> None:
+    """What each step of a run measured, packed: a row a step would grow the file that every change is sealed with."""
+    for statement in _statements(FOURTH):
+        db.execute(statement)
+
+
+STEPS = (m001_first, m002_trust, m003_keys, m004_runs)
 
 
 def applied(db: Database) -> list[str]:

@@ -13,6 +13,7 @@ from adreg.references import check_alias, check_name, check_tag
 from adreg.registry.keys import check_key_name, key_record
 from adreg.registry.manifest import FileEntry, base_ids, version_digest
 from adreg.registry.push import STORED
+from adreg.registry.runmetrics import unpack
 from adreg.registry.store.blobs import DIGEST
 from adreg.registry.store.chain import broken_links
 from adreg.registry.store.sqlite import Database
@@ -45,6 +46,7 @@ def check_records(db: Database, found: Findings) -> None:
     _each(db, "select * from parent", "parent", "reference", _check_parent, found)
     _each(db, "select * from base", "base", "name", _check_base, found)
     _each(db, "select * from run", "run", "id", _check_run, found)
+    _each(db, "select * from run_metric", "run_metric", "run_id", _check_metrics, found)
     _each(db, "select * from artifact", "artifact", "path", _check_artifact, found)
     _each(db, "select * from event", "event", "id", _check_event, found)
     _each(db, "select * from api_key", "key", "name", _check_key, found)
@@ -114,6 +116,11 @@ def _check_base(row: Row) -> None:
 
 def _check_run(row: Row) -> None:
     _require(json.loads(row["record"]).get("id") == row["id"], "its record is of another run")
+
+
+def _check_metrics(row: Row) -> None:
+    steps = len(unpack(row["packed"]).losses)
+    _require(steps == row["steps"], f"holds {steps} steps, not the {row['steps']} that its row says")
 
 
 def _check_artifact(row: Row) -> None:

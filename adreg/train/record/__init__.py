@@ -1,0 +1,1 @@
+"""What a run leaves: its record, metrics, plots, samples and the adapter's folder. Knows no training."""
