@@ -187,3 +187,16 @@ def test_a_model_without_a_template_is_named(tokenizer_folder: Path, tmp_path: P
     shutil.copy(tokenizer_folder / "tokenizer.json", tmp_path)
     with pytest.raises(UsageError, match="no chat template"):
         Tokenizer(TokenizerFiles(tmp_path), templates).chat(MESSAGES)
+
+
+def test_an_adapter_ends_where_its_own_template_ends_an_answer(
+    tokenizer_folder: Path, templates: TemplatePool, tmp_path: Path, smollm2: Tokenizer
+) -> None:
+    def ends(name: str, template: str) -> frozenset[int]:
+        return Tokenizer(with_files(tmp_path / name, chat_template__jinja=template), templates, smollm2).ends
+
+    said = "{% for m in messages %}<{{ m.role }}>{{ m.content }}"
+    assert ends("other", said + "<|endoftext|>{% endfor %}") == {smollm2.encode("<|endoftext|>")[0]}
+    assert ends("spaced", said + " <|im_end|>\n{% endfor %}") == {smollm2.encode("<|im_end|>")[0]}
+    assert ends("none", said + "\n{% endfor %}") == ends("broken", "{% if %}") == frozenset()
+    assert ends("same", str(smollm2.template)) == smollm2.ends == frozenset()

@@ -161,10 +161,11 @@ class Engine:
     def _sequence(self, asked: Generation, deliver: Deliver) -> Sequence:
         # what a grammar has brought to its end cannot go on, whatever else is asked
         endless = asked.ignore_eos and asked.grammar is None
-        ends = asked.stop_ids if endless else asked.stop_ids | self._ends
+        tokenizer = self.tokenizers.of(asked.adapter)
+        ends = asked.stop_ids if endless else asked.stop_ids | self._ends | tokenizer.ends
         grammar = self._parts.grammars.state(asked.grammar) if asked.grammar else None
         sampler = Sampler(asked, self.limits.vocabulary, grammar, ends)
-        text = TextStream(self.tokenizers.of(asked.adapter).decode, asked.prompt, asked.stop)
+        text = TextStream(tokenizer.decode, asked.prompt, asked.stop)
         return Sequence(asked, text, sampler, ends, deliver, time.monotonic())
 
     def _retry_after(self) -> int:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Messages = Sequence[Mapping[str, Any]]
 KEPT = 64
+MARK = "\ue000"
 
 
 class Tokenizer:
@@ -37,6 +38,8 @@ class Tokenizer:
         self.template: str | None = files.chat_template
         if self.template is None and base is not None:
             self.template = base.template
+        own = base is not None and self.template != base.template
+        self.ends: frozenset[int] = self._turn_ends() if own else frozenset()
 
     @property
     def eos(self) -> int | None:
@@ -75,6 +78,20 @@ class Tokenizer:
         if tools and text == self._templates.render(self.template, {**given, "tools": None}):
             raise UsageError("tools: the model's chat template does not take any")
         return text
+
+    def _turn_ends(self) -> frozenset[int]:
+        """The control token that an adapter's own template puts after an answer: it learned to end with it, whatever the base
+        ends with. Nothing where the template knows none."""
+        messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": MARK}]
+        given: dict[str, Any] = {"documents": None, "tools": None, **self._special, "messages": messages}
+        try:
+            text = self._templates.render(self.template or "", {**given, "add_generation_prompt": False})
+        except UsageError:
+            return frozenset()
+        after = text.rpartition(MARK)[2].removeprefix(" ")
+        controls = {token.content: id_ for id_, token in self._backend.get_added_tokens_decoder().items() if token.special}
+        found = max((control for control in controls if after.startswith(control)), key=len, default=None)
+        return frozenset() if found is None else frozenset((controls[found],))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of `tokens` without special tokens; U+FFFD where the bytes make no character."""

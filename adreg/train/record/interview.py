@@ -30,7 +30,7 @@ class Interview:
         if self.prompts is None or self.telling.record.samples:
             return
         untrained = model.disable_adapter() if learns_tokens(self.config) else nullcontext()
-        with self._harmless(), untrained:
+        with self._harmless(Exception), untrained:
             found = [Sample(prompt.text, answer.text, None, answer.stopped) for prompt, answer in self._ask(model)]
             if found:
                 self.telling.know(samples=found)
@@ -40,7 +40,7 @@ class Interview:
         if self.prompts is None:
             return
         known = {sample.prompt: sample for sample in self.telling.record.samples}
-        with self._harmless():
+        with self._harmless(Exception, KeyboardInterrupt, SystemExit):  # the training itself is done, and must be written
             found = [
                 known.get(prompt.text, Sample(prompt.text))._replace(after=answer.text, stopped_after=answer.stopped)
                 for prompt, answer in self._ask(model)
@@ -56,11 +56,9 @@ class Interview:
         return list(zip(prompts.asked, answers(model, prompts, self.config.eval.max_new_tokens), strict=True))
 
     @contextmanager
-    def _harmless(self) -> Iterator[None]:
+    def _harmless(self, *kinds: type[BaseException]) -> Iterator[None]:
         """Whatever happens while a model answers, its training goes on; the record says that answers are missing."""
         try:
             yield
-        except (KeyboardInterrupt, SystemExit):
-            self.telling.warn("the answers to the eval prompts were left out: interrupted")
-        except Exception as error:  # noqa: BLE001 - a model that trains may still be unable to generate
+        except kinds as error:  # a model that trains may still be unable to generate
             self.telling.warn(f"the answers to the eval prompts are missing: {type(error).__name__}: {error}")
