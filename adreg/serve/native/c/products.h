@@ -1,7 +1,7 @@
 /* Rows times matrices, and what adapters add to them: s = A x before, B s in the registers of the finished tile. */
 
 #define CHUNK 96            /* rows that one task takes: their inputs stay in the second cache */
-#define SHRINK_AHEAD 512    /* units of A that are fetched before they are needed */
+#define TOGETHER 4          /* rows of A whose sums run side by side: one alone would wait for each addition */
 
 static void shrink(const Low *low, int bf16, const unit *x, long units, unit *s)   /* s = A x, as units */
 {
@@ -10,12 +10,20 @@ static void shrink(const Low *low, int bf16, const unit *x, long units, unit *s)
     for (int from = 0; from < low->rank; from += LANES) {
         int count = low->rank - from < LANES ? low->rank - from : LANES;
         memset(sums, 0, sizeof sums);
-        for (int r = 0; r < count; r++) {
-            const unit *a = low->a + (from + r) * width;
-            v16 sum = {};
-            for (long u = 0; u < width; u += LANES)
-                __builtin_prefetch(a + u + SHRINK_AHEAD, 0, 2), sum = dot(sum, load_units(a + u), load_units(x + u), bf16);
-            sums[r] = across(sum);
+        for (int r = 0; r < count; r += TOGETHER) {
+            const unit *a[TOGETHER];
+            v16 sum[TOGETHER] = {};
+            for (int i = 0; i < TOGETHER; i++)
+                a[i] = low->a + (from + (r + i < count ? r + i : r)) * width;
+            for (long u = 0; u < width; u += LANES) {
+                u16 part = load_units(x + u);
+                for (int i = 0; i < TOGETHER; i++) {
+                    __builtin_prefetch(a[i] + u + TOGETHER * width, 0, 2);
+                    sum[i] = dot(sum[i], load_units(a[i] + u), part, bf16);
+                }
+            }
+            for (int i = 0; i < TOGETHER && r + i < count; i++)
+                sums[r + i] = across(sum[i]);
         }
         narrow(s, from, load(sums), bf16);
     }
