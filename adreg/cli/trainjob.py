@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from adreg.cli.common import name_and_alias, quiet_libraries, registry
 from adreg.cli.output import Output
 from adreg.cli.progress import progress
+from adreg.cli.train import NEWEST
 from adreg.cli.trainstart import base_for, parent_of, recorded_base
 from adreg.errors import ConflictError, Interrupted, UsageError
 from adreg.references import Reference
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from adreg.registry.registry import Registry
     from adreg.train.config import TrainConfig
     from adreg.train.run import TrainRequest, TrainResult
-
-NEWEST = "newest"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from adreg.export.ollama.recommended import modelfile_of
 from adreg.export.plan import MergePlan
 from adreg.export.safetensors import write_checkpoint
 from adreg.formats.atomic import atomic_file, atomic_folder
+from adreg.formats.digests import file_sha256
 from adreg.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -120,10 +120,5 @@ def _result(
     plan: MergePlan, main: Path, files: list[Path], digests: Mapping[str, str], proof: Verification | None
 ) -> MergeResult:
     """`digests` are those that are known by the names of the files."""
-    outputs = {file: OutputFile(file, file.stat().st_size, digests.get(file.name) or _sha256(file)) for file in files}
+    outputs = {file: OutputFile(file, file.stat().st_size, digests.get(file.name) or file_sha256(file)) for file in files}
     return MergeResult(plan.path, outputs[main], tuple(outputs.values()), proof)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adreg.registry.effects import Effect, compare
+from adreg.registry.fields import Section, differing, flat, pairs
 from adreg.registry.records import VersionRecord
 
 if TYPE_CHECKING:
     from adreg.formats.adapters.adapter import Adapter
     from adreg.registry.registry import Registry
 
-Pair = tuple[Any, Any]
-Section = dict[str, Pair]
 NOISE = frozenset(("runtime_config", "peft_version", "auto_mapping", "inference_mode"))
 
 
@@ -31,10 +30,7 @@ class VersionDiff:
     @property
     def changed(self) -> dict[str, Section]:
         """The fields that differ, in the sections that have any."""
-        differing = {
-            name: {key: pair for key, pair in section.items() if pair[0] != pair[1]} for name, section in self.sections.items()
-        }
-        return {name: section for name, section in differing.items() if section}
+        return differing(self.sections)
 
     @property
     def only_a(self) -> list[str]:
@@ -68,19 +64,15 @@ def diff_versions(registry: Registry, a: VersionRecord, b: VersionRecord) -> Ver
     one, two = registry.adapters.open(a), registry.adapters.open(b)
     runs = _run(registry, a), _run(registry, b)
     sections = {
-        "lineage": _pairs(_lineage(registry, a), _lineage(registry, b)),
-        "configuration": _pairs(_configuration(one), _configuration(two)),
-        "data": _pairs(_data(runs[0]), _data(runs[1])),
-        "training": _pairs(_training(runs[0]), _training(runs[1])),
-        "losses": _pairs(_losses(runs[0]), _losses(runs[1])),
-        "files": _pairs(a.files, b.files),
-        "labels": _pairs(_labels(a), _labels(b)),
+        "lineage": pairs(_lineage(registry, a), _lineage(registry, b)),
+        "configuration": pairs(_configuration(one), _configuration(two)),
+        "data": pairs(_data(runs[0]), _data(runs[1])),
+        "training": pairs(_training(runs[0]), _training(runs[1])),
+        "losses": pairs(_losses(runs[0]), _losses(runs[1])),
+        "files": pairs(a.files, b.files),
+        "labels": pairs(_labels(a), _labels(b)),
     }
     return VersionDiff(a.reference, b.reference, sections, tuple(_effects(one, two)))
-
-
-def _pairs(a: Mapping[str, Any], b: Mapping[str, Any]) -> Section:
-    return {key: (a.get(key), b.get(key)) for key in (*a, *(key for key in b if key not in a))}
 
 
 def _effects(a: Adapter, b: Adapter) -> Iterable[Effect]:
@@ -127,15 +119,7 @@ def _data_name(file: Mapping[str, Any]) -> str:
 def _training(run: Mapping[str, Any]) -> dict[str, Any]:
     config = run.get("config")
     told = {key: run[key] for key in ("rows", "seed", "steps", "tokens", "trained_tokens", "trainable") if key in run}
-    return {**told, **(dict(_flat(config, "")) if isinstance(config, dict) else {})}
-
-
-def _flat(config: Mapping[str, Any], front: str) -> Iterable[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{front}{key}.")
-        else:
-            yield f"{front}{key}", value
+    return {**told, **(dict(flat(config)) if isinstance(config, dict) else {})}
 
 
 def _losses(run: Mapping[str, Any]) -> dict[str, Any]:

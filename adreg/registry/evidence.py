@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adreg.errors import AdregError
+from adreg.formats.digests import file_sha256
 from adreg.progress import SILENT, Progress
 from adreg.registry.records import VersionRecord
 
@@ -159,7 +159,4 @@ def short_texts(record: Mapping[str, Any]) -> Inside:
 
 
 def sha256_of(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    return f"sha256:{file_sha256(path)}" if path.is_file() else None

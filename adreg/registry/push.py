@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from adreg.errors import FormatError
 from adreg.formats.adapters.adapter import CONFIG, RECORD, WEIGHTS
 from adreg.formats.adapters.inspection import Inspection, inspect_files, inspect_folder
 from adreg.formats.bases.fingerprint import BaseIds
+from adreg.formats.digests import file_sha256
 from adreg.formats.safetensors import SafetensorsFile
 from adreg.formats.strictjson import JsonObject, read_object
 from adreg.formats.text.tokenizer import FILES as TOKENIZER_FILES
@@ -113,13 +113,8 @@ def read_trained_on(folder: Path) -> BaseIds | None:
 def folder_digest(folder: Path) -> str:
     """The digest that a push of the adapter in `folder` gives to its version, where its own record names its base."""
     files = plan_push(folder).files
-    entries = {name: FileEntry(f"sha256:{_sha256(path)}", path.stat().st_size) for name, path in files.items()}
+    entries = {name: FileEntry(f"sha256:{file_sha256(path)}", path.stat().st_size) for name, path in files.items()}
     return version_digest(entries, read_trained_on(folder))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def summarize(content: Content, evidence: str, tensors: str) -> dict[str, Any]:

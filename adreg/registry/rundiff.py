@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from adreg.registry.fields import Section, differing, flat, pairs
+
 Record = Mapping[str, Any]
-Pair = tuple[Any, Any]
 PATHS = ("data.train", "data.eval")
 OUTCOMES = ("outcome", "reason", "steps", "tokens", "trained_tokens", "seconds", "trainable", "weights")
 
 
-def diff_runs(a: Record, b: Record) -> dict[str, dict[str, Pair]]:
+def diff_runs(a: Record, b: Record) -> dict[str, Section]:
     """By section the fields that differ; `outcome` holds all of its fields, so that they can be read side by side."""
-    found = {name: _pairs(section(a), section(b)) for name, section in SECTIONS.items()}
-    changed = {name: {key: pair for key, pair in pairs.items() if pair[0] != pair[1]} for name, pairs in found.items()}
-    result = {key: pair for key, pair in _pairs(_outcome(a), _outcome(b)).items() if pair != (None, None)}
-    return {**{name: pairs for name, pairs in changed.items() if pairs}, "outcome": result}
+    changed = differing({name: pairs(section(a), section(b)) for name, section in SECTIONS.items()})
+    result = {key: pair for key, pair in pairs(_outcome(a), _outcome(b)).items() if pair != (None, None)}
+    return {**changed, "outcome": result}
 
 
 def setting_apart(records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -30,8 +30,8 @@ def setting_apart(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 def _settings(record: Record) -> dict[str, Any]:
     config = record.get("config")
-    flat = dict(_flat(config, "")) if isinstance(config, dict) else {}
-    own = {name: value for name, value in flat.items() if name not in PATHS and name != "description"}
+    values = flat(config) if isinstance(config, dict) else ()
+    own = {name: value for name, value in values if name not in PATHS and name != "description"}
     return {**own, **({"recipe": record["recipe"]} if record.get("recipe") else {})}
 
 
@@ -74,18 +74,6 @@ def _outcome(record: Record) -> dict[str, Any]:
     scores = scores if isinstance(scores, dict) else {}
     told |= {"held-out before": scores.get("base"), "held-out after": scores.get("adapter")}
     return told
-
-
-def _pairs(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Pair]:
-    return {key: (a.get(key), b.get(key)) for key in (*a, *(key for key in b if key not in a))}
-
-
-def _flat(config: Mapping[str, Any], front: str) -> Iterable[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{front}{key}.")
-        else:
-            yield f"{front}{key}", value
 
 
 SECTIONS = {

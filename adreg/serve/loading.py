@@ -70,14 +70,12 @@ def load_engine(
     """An engine for the base in the folder `base`, not yet started.
 
     `source` gives the name and the adapter of a digest, `own_tokenizer` the tokenizer files beside it; `pinned` digests
-    stay resident, `tried` ones are opened and brought into form once, so that what cannot be served is refused before anybody
+    stay resident, `tried` ones are loaded before the engine starts, so that what cannot be served is refused before anybody
     asks for it. Raises what `source`, `open_checkpoint` and the executors raise, `MissingExtra`, `UsageError` for settings.
     """
     checkpoint = open_checkpoint(base)
     tokenizers = Tokenizers(checkpoint.folder, own_tokenizer)
     executor = load_executor(checkpoint, settings)
-    for digest in tried:
-        executor.prepare(*source(digest))
     free = free_memory()
     memory = MemoryBudget(_bytes(settings.kv_bytes, KV_SHARE, _free_for_keys(settings, executor, free)))
     context = min(executor.context, settings.context or executor.context, memory.total // executor.bytes_per_token)
@@ -87,6 +85,8 @@ def load_engine(
     ends = _ends(checkpoint, tokenizers.base)
     watch, orders = watch or Watch(), Orders()
     pool = AdapterPool(executor, source, _bytes(settings.host_bytes, ADAPTER_SHARE, free), pinned, watch, orders.wake)
+    for digest in tried:
+        pool.preload(digest)
     return Engine(
         Parts(
             executor=executor,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from adreg.errors import ConflictError, MissingExtra, UsageError
 from adreg.formats.adapters.adapter import WEIGHTS
 from adreg.formats.atomic import atomic_folder
 from adreg.formats.bases.checkpoint import Checkpoint as Base
+from adreg.formats.digests import file_sha256
 from adreg.progress import SILENT, Progress
 from adreg.train.assembly import assemble
 from adreg.train.config import TrainConfig
@@ -33,9 +33,6 @@ from adreg.train.record.output import write_adapter, write_tokenizer
 from adreg.train.record.record import HeldOut, RunRecord, now
 from adreg.train.record.recorder import NoRecorder, Recorder
 from adreg.train.record.telling import Telling
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -143,7 +140,7 @@ def _write(request: TrainRequest, data: Prepared, model: Any, course: Course, he
         return
     with atomic_folder(request.output) as folder:
         write_adapter(folder, model, request.base_name, data.tokenizer, spread)
-        weights = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+        weights = file_sha256(folder / WEIGHTS)
         if request.config.lora.new_tokens:
             write_tokenizer(folder, data.tokenizer)
         record = telling.end(

@@ -175,7 +175,7 @@ def test_hostile_templates_are_an_error_of_their_own_request(
 
 def test_an_endless_template_delays_nobody_else(smollm2: Tokenizer, templates: TemplatePool) -> None:
     with ThreadPoolExecutor(1) as threads:
-        endless = threads.submit(templates.render, ENDLESS, {})
+        endless = threads.submit(templates.render, ENDLESS, [], {})
         for _ in range(20):
             smollm2.render(MESSAGES)
         assert not endless.done()

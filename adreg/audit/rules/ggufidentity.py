@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from adreg.audit.findings import Severity, Verdict
 from adreg.audit.gguf import WEIGHTS_ID, GgufSubject
 from adreg.audit.rule import Cost, Seen, rule
+from adreg.formats.digests import file_sha256
 from adreg.formats.gguf.names import CLASSES, ROPE_FACTORS, checkpoint_name
 
 OWN_BASE = "use the base it was made from"
@@ -122,16 +123,9 @@ def carried_adapters(subject: GgufSubject) -> dict[str, str]:
 def changed_since(subject: GgufSubject) -> Iterator[Seen]:
     recorded = subject.facts.recorded if subject.facts else ""
     if recorded and subject.path.is_file():
-        found = f"sha256:{sha256_of(subject)}"
+        found = f"sha256:{file_sha256(subject.path)}"
         if found != recorded:
             yield Seen("has another digest than was recorded for it", subject.path.name, seen=found, expected=recorded)
-
-
-def sha256_of(subject: GgufSubject) -> str:
-    from hashlib import file_digest
-
-    with subject.path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
 
 
 @rule(

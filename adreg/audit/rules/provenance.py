@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from hashlib import file_digest
 
 from adreg.audit.findings import Severity
 from adreg.audit.licenses import UNSAID, keeps, license_of, terms
@@ -11,6 +10,7 @@ from adreg.audit.rule import Cost, Seen, rule
 from adreg.audit.rules.folder import beside
 from adreg.audit.subject import Subject
 from adreg.formats.adapters.adapter import CONFIG, RECORD, WEIGHTS
+from adreg.formats.digests import file_sha256
 from adreg.formats.signatures import LIMIT, is_signature, signed_digests
 from adreg.formats.strictjson import JsonObject
 from adreg.formats.text.frontmatter import CARD, front_matter
@@ -57,8 +57,7 @@ def _differences(subject: Subject, signature: str, signed: dict[str, str]) -> It
         if path is None:
             yield Seen(f"{signature} covers it, and it is not here", name[:120], seen="missing", expected=expected)
             continue
-        with path.open("rb") as file:
-            found = file_digest(file, "sha256").hexdigest()
+        found = file_sha256(path)
         if found != expected:
             yield Seen(f"it has another digest than {signature} says", name, seen=found, expected=expected)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import BinaryIO
 
 from adreg.errors import IntegrityError, NotFoundError
 from adreg.formats.atomic import atomic_file
+from adreg.formats.digests import file_sha256
 from adreg.progress import SILENT, Progress
 from adreg.registry.manifest import FileEntry
 from adreg.registry.registry import Registry
@@ -69,8 +69,7 @@ def _snapshot(registry: Registry, path: Path) -> archive.BackupManifest:
         counts = {table: target.execute(f"select count(*) from {table}").fetchone()[0] for table in COUNTED}
     finally:
         target.conn.close()
-    with path.open("rb") as file:
-        entry = FileEntry(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}", path.stat().st_size)
+    entry = FileEntry(f"sha256:{file_sha256(path)}", path.stat().st_size)
     kept = tuple(FileEntry(row.digest, row.size) for row in rows if row.used and row.state == "ok")
     absent = tuple(row.digest for row in rows if row.used and row.state != "ok")
     return archive.BackupManifest(now(), schema, counts, entry, kept, absent)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from adreg.errors import AdregError, IntegrityError
 from adreg.formats.atomic import sync
+from adreg.formats.digests import file_sha256
 from adreg.progress import SILENT, Progress
 from adreg.registry.names import index_adapter
 from adreg.registry.registry import Registry
@@ -175,7 +175,6 @@ class _Repair:
 
 def _holds(path: Path, digest: str, size: int) -> bool:
     """Whether the file at `path` is the blob."""
-    with suppress(OSError), path.open("rb") as file:
-        if path.stat().st_size == size:
-            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}" == digest
+    with suppress(OSError):
+        return path.stat().st_size == size and f"sha256:{file_sha256(path)}" == digest
     return False

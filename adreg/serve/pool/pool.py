@@ -70,6 +70,13 @@ class AdapterPool:
         """Bytes of memory that the loaded adapters hold."""
         return sum(entry.nbytes for entry in self._entries.values())
 
+    def preload(self, digest: str) -> None:
+        """Load the adapter on the calling thread, before the engine runs. Raises what keeps it from being served."""
+        began = self._clock()
+        self._entry(digest).state = State.LOADING
+        self._take(Loaded(digest, self._load(digest), None, self._clock() - began))
+        self._free_memory()
+
     def request(self, digest: str) -> None:
         """A sequence waits for the adapter from now on, until `acquire` gives it the slot or raises, or it is forgotten."""
         entry = self._entry(digest)

@@ -73,9 +73,9 @@ class Tokenizer:
         """The text of which `chat` gives the ids."""
         if self.template is None:
             raise UsageError("the model has no chat template", "use /v1/completions")
-        given: dict[str, Any] = {"documents": None, **self._special, "messages": messages, "add_generation_prompt": True}
-        text = self._templates.render(self.template, {**given, "tools": tools or None})
-        if tools and text == self._templates.render(self.template, {**given, "tools": None}):
+        given: dict[str, Any] = {"documents": None, **self._special, "add_generation_prompt": True}
+        text = self._templates.render(self.template, messages, {**given, "tools": tools or None})
+        if tools and text == self._templates.render(self.template, messages, {**given, "tools": None}):
             raise UsageError("tools: the model's chat template does not take any")
         return text
 
@@ -83,9 +83,9 @@ class Tokenizer:
         """The control token that an adapter's own template puts after an answer: it learned to end with it, whatever the base
         ends with. Nothing where the template knows none."""
         messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": MARK}]
-        given: dict[str, Any] = {"documents": None, "tools": None, **self._special, "messages": messages}
+        given: dict[str, Any] = {"documents": None, "tools": None, **self._special, "add_generation_prompt": False}
         try:
-            text = self._templates.render(self.template or "", {**given, "add_generation_prompt": False})
+            text = self._templates.render(self.template or "", messages, given)
         except UsageError:
             return frozenset()
         after = text.rpartition(MARK)[2].removeprefix(" ")

@@ -14,7 +14,8 @@ from functools import lru_cache
 
 from adreg.errors import DataError, UsageError
 from adreg.formats.text.chat_template import GENERATED
-from adreg.train.data.rendering import TOO_MUCH, Refusal, TemplateProcess
+from adreg.formats.text.renderer import Refusal
+from adreg.train.data.rendering import TOO_MUCH, TemplateProcess
 from adreg.train.data.rows import Row
 from adreg.train.data.turns import TEXT, Turn
 

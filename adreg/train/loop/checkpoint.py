@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from adreg.errors import IntegrityError, NotFoundError
 from adreg.formats.atomic import atomic_folder
+from adreg.formats.digests import file_sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +55,7 @@ def write_checkpoint(run: Path, step: int, tensors: Mapping[str, Tensors], state
         for name, content in tensors.items():
             (folder / name).write_bytes(save(dict(content)))
         (folder / STATE).write_text(json.dumps({"step": step, **state}), encoding="utf-8")
-        files = {file.name: _digest(file) for file in sorted(folder.iterdir())}
+        files = {file.name: file_sha256(file) for file in sorted(folder.iterdir())}
         (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
     return place
 
@@ -68,7 +68,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         if set(files) != found or not found <= set(FILES):
             raise IntegrityError(f"{folder} is incomplete: its manifest names other files than it holds")
         for name, digest in files.items():
-            if _digest(folder / name) != digest:
+            if file_sha256(folder / name) != digest:
                 raise IntegrityError(f"{folder / name} is damaged: it does not have the digest that was written down")
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         return Checkpoint(folder, int(state["step"]), state)
@@ -104,8 +104,3 @@ def prune(run: Path, keep: int) -> None:
     for entry in list(run.iterdir()) if run.is_dir() else []:
         if PARTIAL.fullmatch(entry.name):
             shutil.rmtree(entry, ignore_errors=True)
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

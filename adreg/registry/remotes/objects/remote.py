@@ -6,7 +6,6 @@ was created first under that number, and an alias moves by the creation of its n
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from adreg.errors import BadReference, ConflictError, FormatError, IntegrityError, NotFoundError, RemoteError
 from adreg.formats.atomic import disk_errors
+from adreg.formats.digests import file_sha256
 from adreg.formats.strictjson import parse_object
 from adreg.registry.manifest import Manifest
 from adreg.registry.remotes.objects import aliases, layout
@@ -163,7 +163,6 @@ def _parsed(source: str, content: bytes) -> Manifest:
 
 def _check_source(digest: str, size: int, source: Path) -> None:
     """What is sent under a digest must have it: nobody could replace it there."""
-    with source.open("rb") as file:
-        found = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    found = f"sha256:{file_sha256(source)}"
     if found != digest or source.stat().st_size != size:
         raise IntegrityError(f"{source} is not the blob {digest} of {size} bytes: its bytes hash to {found}")
