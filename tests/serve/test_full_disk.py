@@ -111,7 +111,7 @@ def test_requests_do_not_notice(files: tuple[Path, Path], tmp_path: Path) -> Non
 
 
 def with_nowhere_to_compile(base: Path, disk: Path) -> str:
-    logging.getLogger("adreg.serve").addHandler(logging.FileHandler(disk.parent / "said"))
+    logging.getLogger("adreg.native").addHandler(logging.FileHandler(disk.parent / "said"))
     settings, checkpoint = EngineSettings(device="cpu"), open_checkpoint(base)
     with small_disk(disk) as resize:
         os.environ["XDG_CACHE_HOME"] = str(disk / "cache")

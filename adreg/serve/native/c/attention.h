@@ -139,7 +139,7 @@ INLINE int heads_together(const Model *m) { int group = m->heads / m->kv_heads; 
 
 static void attend_all(Thread *me, int index)
 {
-    Engine *e = me->engine;
+    Engine *e = engine_of(me);
     const Model *m = e->model;
     int group = m->heads / m->kv_heads, together = heads_together(m), splits = (group + together - 1) / together;
     EACH(task, e->stretches * m->kv_heads * splits) {

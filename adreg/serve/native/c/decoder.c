@@ -4,11 +4,10 @@
  * Every number is computed by one thread in an order that depends on its own row alone: neither the other rows of the
  * step, nor how a prompt was cut into steps, nor the number of threads changes a bit of it.
  */
-#include <stdlib.h>
-
 #include "numbers.h"
+#include "pool.h"
 #include "model.h"
-#include "threads.h"
+#include "engine.h"
 #include "products.h"
 #include "rows.h"
 #include "attention.h"
@@ -25,7 +24,7 @@ static void settle(Engine *e, const float *weight, int row)   /* add a normed ou
 
 static void prepare(Thread *me, const float *settled, const float *norm, int site, int parts)
 {
-    Engine *e = me->engine;
+    Engine *e = engine_of(me);
     const Model *m = e->model;
     long stride = row_units(m, m->hidden);
     EACH(row, e->rows) {
@@ -38,7 +37,7 @@ static void prepare(Thread *me, const float *settled, const float *norm, int sit
 
 static void shrink_rows(Thread *me, int site, const unit *x, long elements)
 {
-    Engine *e = me->engine;
+    Engine *e = engine_of(me);
     const Model *m = e->model;
     if (!e->adapted)
         return;
@@ -49,7 +48,7 @@ static void shrink_rows(Thread *me, int site, const unit *x, long elements)
 
 static void into_residual(Thread *me, const Matrix *matrix, const unit *x, long elements, int site, int normed_first)
 {
-    Engine *e = me->engine;
+    Engine *e = engine_of(me);
     const Model *m = e->model;
     long width = normed_first ? wide_width(m) : residual_width(m);
     shrink_rows(me, site, x, elements);
@@ -60,7 +59,7 @@ static void into_residual(Thread *me, const Matrix *matrix, const unit *x, long 
 
 static void run_layer(Thread *me, int index)
 {
-    Engine *e = me->engine;
+    Engine *e = engine_of(me);
     const Model *m = e->model;
     const Layer *layer = &m->layer[index];
     int site = index * SITES;
@@ -79,7 +78,7 @@ static void run_layer(Thread *me, int index)
 
 static void predict(Thread *me) /* logits of the rows that are wanted */
 {
-    Engine *e = me->engine;
+    Engine *e = engine_of(me);
     const Model *m = e->model;
     long stride = row_units(m, m->hidden), site = m->layers * SITES;
     EACH(i, e->outputs) {
@@ -99,7 +98,7 @@ static void predict(Thread *me) /* logits of the rows that are wanted */
 
 static void forward(Thread *me)
 {
-    Engine *e = me->engine;
+    Engine *e = engine_of(me);
     EACH(row, e->rows) {
         embed(e, row);
         measure_angles(e, row);
@@ -107,49 +106,6 @@ static void forward(Thread *me)
     for (int index = 0; index < e->model->layers; index++)
         run_layer(me, index);
     predict(me);
-}
-
-static void *work(void *given)
-{
-    Thread *me = given;
-    Engine *e = me->engine;
-    unsigned steps = 0;
-    for (;;) {
-        pthread_mutex_lock(&e->mutex);
-        while (!e->closing && (!e->open || e->steps == steps))
-            pthread_cond_wait(&e->wake, &e->mutex);
-        int closing = e->closing;
-        steps = e->steps;
-        me->phase = e->first_phase;
-        atomic_fetch_add(&e->active, 1);
-        pthread_mutex_unlock(&e->mutex);
-        if (closing)
-            return NULL;
-        forward(me);
-        atomic_fetch_sub(&e->active, 1);
-        announce(e);
-    }
-}
-
-static void set_open(Engine *e, int open)
-{
-    pthread_mutex_lock(&e->mutex);
-    e->open = open;
-    e->steps += open;
-    e->first_phase = e->threads->phase;
-    if (open)
-        pthread_cond_broadcast(&e->wake);
-    pthread_mutex_unlock(&e->mutex);
-}
-
-static int grow(void *slot, long bytes)                 /* zeroed memory, a cache line at a time, in place of the old */
-{
-    void **pointer = slot;
-    free(*pointer);
-    *pointer = aligned_alloc(64, padded(bytes + 64, 64));
-    if (*pointer)
-        memset(*pointer, 0, padded(bytes + 64, 64));
-    return *pointer != NULL;
 }
 
 static int make_room(Engine *e, long rows, long longest, long ranks)
@@ -205,13 +161,8 @@ const int32_t adreg_sizes[] = {sizeof(Matrix), sizeof(Low), sizeof(Layer), sizeo
 
 void adreg_close(Engine *e)
 {
-    pthread_mutex_lock(&e->mutex);
-    e->closing = 1;
-    pthread_cond_broadcast(&e->wake);
-    pthread_mutex_unlock(&e->mutex);
-    for (int i = 1; i < e->started; i++)
-        pthread_join(e->threads[i].handle, NULL);
-    void *owned[] = {e->threads, e->taken, e->scores, e->position, e->output_row, e->segment_of, e->stretch, e->low, e->output_low,
+    close_pool(&e->pool);
+    void *owned[] = {e->scores, e->position, e->output_row, e->segment_of, e->stretch, e->low, e->output_low,
                      e->hidden, e->wide, e->angles, e->x, e->attended, e->fed, e->query, e->s};
     for (unsigned i = 0; i < sizeof owned / sizeof *owned; i++)
         free(owned[i]);
@@ -225,19 +176,9 @@ Engine *adreg_open(const Model *model)                  /* NULL: no memory, or n
         return NULL;
     memset(e, 0, sizeof *e);
     e->model = model;
-    pthread_mutex_init(&e->mutex, NULL);
-    pthread_cond_init(&e->wake, NULL);
-    pthread_cond_init(&e->turn, NULL);
-    if (grow(&e->threads, sizeof *e->threads * model->threads) && grow(&e->taken, sizeof *e->taken * model->threads))
-        for (; e->started < model->threads; e->started++) {
-            Thread *thread = &e->threads[e->started];
-            *thread = (Thread){.engine = e, .index = e->started};
-            if (e->started && pthread_create(&thread->handle, NULL, work, thread))
-                break;
-        }
-    if (e->started == model->threads)
+    if (open_pool(&e->pool, model->threads, forward))
         return e;
-    adreg_close(e);
+    free(e);
     return NULL;
 }
 
@@ -256,10 +197,6 @@ int adreg_step(Engine *e, const Segment *segments, int count, const int32_t *tok
     e->tokens = tokens;
     e->logits = logits;
     lay_out(e, segments, count);
-    set_open(e, 1);
-    forward(e->threads);
-    set_open(e, 0);
-    for (unsigned active; (active = atomic_load(&e->active));)
-        await(e, &e->active, active);
+    run(&e->pool);
     return 0;
 }

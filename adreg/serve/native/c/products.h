@@ -120,7 +120,7 @@ static void fetch_low(const Product *p, int from, int rows, int tile)
 
 static void multiply(Thread *me, const Product *p)
 {
-    Engine *e = me->engine;
+    Engine *e = engine_of(me);
     const Matrix *matrix = p->matrix;
     int tiles = (matrix->strips + 1) / 2, chunks = (p->rows + CHUNK - 1) / CHUNK;
     _Alignas(64) float sums[BLOCK][TILE];
