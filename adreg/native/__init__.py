@@ -1,1 +1,1 @@
-"""C that is compiled for this processor at first use, and what all of it begins with: numbers in vectors, threads that share."""
+"""C compiled for this processor at first use, and what all of it begins with: numbers in vectors, threads that share."""

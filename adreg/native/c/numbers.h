@@ -1,9 +1,9 @@
-/* Numbers sixteen at a time: units, vectors of them, and the one kernel that multiplies matrices. Knows no model.
+/* Numbers sixteen at a time: units and vectors of them. Knows no model.
  *
  * A `unit` is 32 bits: two neighbouring bfloat16 values, or one float. All matrices lie in tiles of 32 outputs,
  * [outputs / 32][units][32], so that two vector registers hold one unit of a tile. This holds for weights, for keys
  * (32 positions a tile) and for values (32 elements of a head a tile, the positions being the units). Half a tile is a
- * strip; LoRA's B lies in strips, and the parts of a fused matrix begin at strips.
+ * strip.
  */
 #include <math.h>
 #include <stdint.h>
@@ -22,8 +22,6 @@
 #else
 #define BLOCK 3
 #endif
-#define NEAR 32     /* units of a tile, see `fetch` */
-#define FAR 64
 
 #if defined(__clang__)
 #define SHUFFLED(x, ...) __builtin_shufflevector(x, x, __VA_ARGS__)
@@ -131,52 +129,3 @@ INLINE float first_of(unit x, int bf16) { x = bf16 ? x << 16 : x; float y; memcp
 INLINE float second_of(unit x) { x &= 0xffff0000u; float y; memcpy(&y, &x, 4); return y; }
 INLINE long units_of(long elements, int bf16) { return bf16 ? (elements + 1) / 2 : elements; }
 INLINE long padded(long n, long to) { return (n + to - 1) / to * to; }
-
-/* The kernel: `rows` rows of x times a tile. A sum runs through the units in order, whatever `rows` is. */
-
-/* Ask for what comes `NEAR` or `FAR` units behind `w`. With few rows the memory is the limit and the processor sees the
- * stream by itself; with many it computes too long to see it, and its first cache is too small to wait in. Measured. */
-INLINE void fetch(const unit *w, int rows)
-{
-    if (rows < 5) {
-        __builtin_prefetch(w + NEAR * TILE, 0, 3);
-        __builtin_prefetch(w + NEAR * TILE + LANES, 0, 3);
-    } else {
-        __builtin_prefetch(w + FAR * TILE, 0, 2);
-        __builtin_prefetch(w + FAR * TILE + LANES, 0, 2);
-    }
-}
-
-INLINE void block(int rows, int bf16, const unit *x, long stride, const unit *w, long units, float (*out)[TILE])
-{
-    v16 sum[12][2];
-#pragma GCC unroll 12
-    for (int m = 0; m < rows; m++)
-        sum[m][0] = sum[m][1] = (v16){};
-    for (long u = 0; u < units; u++, w += TILE, x++) {
-        u16 a = load_units(w), b = load_units(w + LANES);
-        fetch(w, rows);
-#pragma GCC unroll 12
-        for (int m = 0; m < rows; m++) {
-            u16 s = same(x[m * stride]);
-            sum[m][0] = dot(sum[m][0], a, s, bf16);
-            sum[m][1] = dot(sum[m][1], b, s, bf16);
-        }
-    }
-#pragma GCC unroll 12
-    for (int m = 0; m < rows; m++) {
-        store(out[m], sum[m][0]);
-        store(out[m] + LANES, sum[m][1]);
-    }
-}
-
-#define CASE(rows) \
-    case rows: \
-        if (bf16) block(rows, 1, x, stride, w, units, out); \
-        else block(rows, 0, x, stride, w, units, out); \
-        return;
-
-static void product(int rows, int bf16, const unit *x, long stride, const unit *w, long units, float (*out)[TILE])
-{
-    switch (rows) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) }
-}

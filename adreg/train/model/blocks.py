@@ -1,4 +1,4 @@
-"""Blocks of known architectures with fewer operations: attention, gated MLP and RMS norm. Knows transformers' classes.
+"""Blocks of known architectures with fewer operations: attention, gated MLP, RMS norm, whole layers. Knows transformers' classes.
 
 Only classes whose code was read are taken, by their exact type; everything else keeps its own forward pass. Weights stay
 where they are, so adapters, checkpoints and hooks see the same modules.
@@ -23,10 +23,13 @@ ACTIVATION_CLASSES = {"SiLUActivation": "silu", "SiLU": "silu", "GELUTanh": "gel
 
 def fuse_blocks(model: nn.Module) -> None:
     """Replace the forward pass of the blocks in `model` that are known."""
+    from adreg.train.model.decoder import native_layer
+
     wrappers = {
         **dict.fromkeys(_classes(LIKE_LLAMA, "Attention"), _attention),
         **dict.fromkeys(_classes(GATED, "MLP"), _mlp),
         **dict.fromkeys(_classes(NORMED, "RMSNorm"), _norm),
+        **dict.fromkeys(_classes(LIKE_LLAMA, "DecoderLayer"), native_layer),
     }
     for module in list(model.modules()):
         wrap = wrappers.get(type(module))

@@ -25,7 +25,7 @@ class Grid:
 
     def hidden(self, width: int, length: int, window: int | None, device: torch.device) -> Tensor:
         """What the last `width` tokens of `length` must not see, bool (width, length)."""
-        return self._once(("hidden", width, length, window), lambda: _hidden(width, length, window, device))
+        return self.once(("hidden", width, length, window), lambda: _hidden(width, length, window, device))
 
     def bias(self, groups: int, width: int, length: int, window: int | None, like: Tensor) -> Tensor:
         """The same as numbers to add to scores, for `groups` heads one below the other."""
@@ -34,7 +34,7 @@ class Grid:
             hidden = self.hidden(width, length, window, like.device)
             return torch.zeros_like(hidden, dtype=like.dtype).masked_fill_(hidden, float("-inf")).repeat(groups, 1)
 
-        return self._once(("bias", groups, width, length, window), made)
+        return self.once(("bias", groups, width, length, window), made)
 
     def spreading(self, heads: int, with_prefix: bool) -> Tensor:
         """For each place of (rows, heads, width), which of (token, head) stands there: any one where none does.
@@ -52,7 +52,7 @@ class Grid:
             head = torch.arange(heads, device=self.slots.device)[:, None]
             return (tokens[:, None] * heads + head).flatten()
 
-        return self._once(("spreading", heads, with_prefix), made)
+        return self.once(("spreading", heads, with_prefix), made)
 
     def collecting(self, heads: int, with_prefix: bool) -> Tensor:
         """For each (token, head) behind the prefix, its place in what `spreading` makes."""
@@ -63,9 +63,14 @@ class Grid:
             head = torch.arange(heads, device=self.slots.device)
             return ((row[:, None] * heads + head) * (before + self.width) + before + own[:, None]).flatten()
 
-        return self._once(("collecting", heads, with_prefix), made)
+        return self.once(("collecting", heads, with_prefix), made)
 
-    def _once(self, name: Any, make: Callable[[], Tensor]) -> Tensor:
+    def counts(self) -> list[int]:
+        """How many tokens of its own each row has."""
+        return torch.bincount(self.slots // self.width, minlength=self.rows).tolist()  # type: ignore[no-any-return]
+
+    def once(self, name: Any, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made the first time that `name` is asked for."""
         if name not in self.made:
             self.made[name] = make()
         return self.made[name]

@@ -8,6 +8,7 @@
 #include "pool.h"
 #include "model.h"
 #include "engine.h"
+#include "kernel.h"
 #include "products.h"
 #include "rows.h"
 #include "attention.h"

@@ -1,0 +1,1 @@
+"""Decoder layers in C, forward and back, for processors that multiply bfloat16."""
