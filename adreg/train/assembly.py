@@ -50,14 +50,20 @@ def assemble(base: Path, config: TrainConfig, data: Prepared, parent: Path | Non
 
 
 def _prepare_model(model: Any, examples: list[Any]) -> tuple[Layout, dict[str, Any]]:
-    """Set attention, output layer and fused layers; returns how rows are laid out, and what was chosen."""
+    """Set fused layers, attention and output layer; returns how rows are laid out, and what was chosen.
+
+    The layers come first, so that the proof that rows do not see each other is of what will run.
+    """
+    from adreg.train.model.decoder import native_layers
     from adreg.train.model.fused import fuse
     from adreg.train.steps.layout import choose_layout
 
+    fused = fuse(model)
     layout = choose_layout(model, examples)
     precision = str(model.dtype).removeprefix("torch.")
     how = "single" if layout.single else "padded" if layout.padded else layout.attention
-    return layout, {"device": model.device.type, "precision": precision, "attention": how, "fused_layers": fuse(model)}
+    chosen = {"device": model.device.type, "precision": precision, "attention": how}
+    return layout, {**chosen, "fused_layers": fused, "native_layers": native_layers(model)}
 
 
 def _objective(

@@ -1,4 +1,4 @@
-"""Blocks of known architectures with fewer operations: attention, gated MLP, RMS norm, whole layers. Knows transformers' classes.
+"""Blocks of known architectures with fewer operations: attention, MLP, RMS norm, whole layers. Knows transformers' classes.
 
 Only classes whose code was read are taken, by their exact type; everything else keeps its own forward pass. Weights stay
 where they are, so adapters, checkpoints and hooks see the same modules.

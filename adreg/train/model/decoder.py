@@ -1,6 +1,6 @@
 """Whole decoder layers of the Llama family through native code, where it can compute them. Knows transformers' classes.
 
-Everything that it cannot do (another attention, a cache, dropout, other types) takes the layer's own way, operation by operation.
+What it cannot do (another attention, a cache, dropout, other types) takes the layer's own way, operation by operation.
 """
 
 from __future__ import annotations
@@ -52,6 +52,11 @@ def native_layer(module: Any) -> NativeLayer | None:
     return NativeLayer(module, linears) if known and available() else None
 
 
+def native_layers(model: nn.Module) -> int:
+    """How many layers of `model` are computed by native code, as it is set up now."""
+    return sum(isinstance(module.forward, NativeLayer) and module.forward.is_ready() for module in model.modules())
+
+
 class NativeLayer:
     """Stands in for the forward pass of `module`."""
 
@@ -67,9 +72,8 @@ class NativeLayer:
         row_grid: Grid | None = None,
         **kwargs: Any,
     ) -> Any:
-        branches = [branch_of(linear) for linear in self.linears]
-        plain = past_key_values is None and attention_mask is None and position_embeddings is not None and row_grid is not None
-        if not plain or not self._computes(hidden_states, branches):
+        own_way = past_key_values is not None or attention_mask is not None or position_embeddings is None or row_grid is None
+        if own_way or hidden_states.dtype != torch.bfloat16 or not self.is_ready():
             given = {} if row_grid is None else {"row_grid": row_grid}
             return self.original(
                 hidden_states,
@@ -80,13 +84,18 @@ class NativeLayer:
                 **kwargs,
             )
         assert row_grid is not None and position_embeddings is not None
+        branches = self._branches()
         call = Call(branches, self._shape(), row_grid.once("rows", lambda: rows_of(row_grid.counts(), row_grid.prefix)))
         return DecoderLayer.apply(hidden_states, *position_embeddings, call, *factors_of(branches))
 
-    def _computes(self, hidden: Tensor, branches: Sequence[Branch]) -> bool:
+    def is_ready(self) -> bool:
+        """Whether the layer could be computed as it stands: its types, its dropout, the model's attention."""
         own = self.module.self_attn
         wanted = own.config._attn_implementation == attention.NAME and not (own.training and own.attention_dropout)
-        return wanted and hidden.dtype == torch.bfloat16 and hidden.device.type == "cpu" and not obstacle(branches, self._shape())
+        return wanted and obstacle(self._branches(), self._shape()) is None
+
+    def _branches(self) -> list[Branch]:
+        return [branch_of(linear) for linear in self.linears]
 
     def _shape(self) -> Shape:
         module, own = self.module, self.module.self_attn

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adreg.train.model.fused import Branch
 from adreg.train.native.library import threads
@@ -33,13 +33,20 @@ def obstacle(branches: Sequence[Branch], shape: Shape) -> str | None:
     """Why layer.c cannot compute these branches, q, k, v, o, gate, up and down, in words."""
     weights = [branch.frozen.weight for branch in branches]
     given = [*weights, shape.norm_in, shape.norm_mlp, *(b.frozen.bias for b in branches if b.frozen.bias is not None)]
-    if any(one.dtype != torch.bfloat16 or one.device.type != "cpu" or not one.is_contiguous() for one in given):
-        return "weights that are not bfloat16, row after row, in this machine's memory"
+    if not all(_is_plain(one, torch.bfloat16) for one in given):
+        return "weights that do not lie in this machine's memory as bfloat16, row after row"
+    if not all(_is_plain(one, torch.float32) for branch in branches for one in (branch.a, branch.b) if one is not None):
+        return "adapters that do not lie in this machine's memory as float32, row after row"
     if any(branch.frozen.dropout for branch in branches):
         return "dropout"
     if any(width % UNIT for weight in weights for width in weight.shape) or shape.head_dim % UNIT:
         return f"widths that are no multiple of {UNIT}"
     return f"heads wider than {WIDEST_HEAD}" if shape.head_dim > WIDEST_HEAD else None
+
+
+def _is_plain(tensor: Tensor, dtype: torch.dtype) -> bool:
+    known = type(tensor) in (Tensor, nn.Parameter) and tensor.dtype == dtype
+    return known and tensor.device.type == "cpu" and tensor.is_contiguous()
 
 
 class DecoderLayer(torch.autograd.Function):  # type: ignore[misc]
@@ -132,8 +139,9 @@ def _gradients(layer: Layer, factors: Sequence[Tensor | None]) -> list[Tensor | 
         layer.linear[group[0]].da = together.data_ptr()
         for site, part in zip(adapted, together.split(ranks), strict=True):
             linear = layer.linear[site]
-            given[2 * site], given[2 * site + 1] = part[: linear.rank], torch.empty(linear.outputs, linear.rank)
-            linear.db = given[2 * site + 1].data_ptr()
+            b = torch.empty(linear.outputs, linear.rank)
+            linear.db = b.data_ptr()
+            given[2 * site : 2 * site + 2] = part[: linear.rank], b
     return given
 
 
