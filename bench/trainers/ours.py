@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import asdict
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
 
 from bench.trainers.job import Job, read_job
 
