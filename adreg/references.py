@@ -48,6 +48,14 @@ def parse_reference(text: str) -> Reference:
     return Reference(name, alias=check_alias(tag, text))
 
 
+def folder_name(name: str, digest: str) -> str:
+    """The version `digest` (`sha256:<64 hex>`) of `name` where `/` and `@` mean other things: `ns:name:<12 hex>`, for ever.
+
+    No two names give the same, as no name holds a colon.
+    """
+    return f"{name.replace('/', ':')}:{digest.removeprefix('sha256:')[:12]}"
+
+
 def check_name(name: str, text: str | None = None) -> str:
     """`name` itself when it is a valid adapter or base name."""
     if not _NAME.fullmatch(name) or ".." in name:

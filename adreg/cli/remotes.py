@@ -81,6 +81,7 @@ def sync(
     aliases: Annotated[
         str | None, typer.Option("--aliases", help="Where aliases differ: `ours` or `theirs` decides. Default: they are left.")
     ] = None,
+    mirror: Annotated[bool, typer.Option("--mirror", help="Follow it: send nothing, have its aliases and no others.")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -95,9 +96,11 @@ def sync(
 
     if aliases not in (None, "ours", "theirs"):
         raise UsageError(f"--aliases is ours or theirs, not {aliases!r}")
+    if mirror and aliases:
+        raise UsageError("--mirror takes the remote's aliases", "leave out --aliases")
     out, found = Output(json, quiet), registry()
     other = Remotes(found).open(remote)
-    plan = plan_sync(found, other, names or (), cast(Side | None, aliases))
+    plan = plan_sync(found, other, names or (), cast(Side | None, aliases), mirror)
     if dry_run:
         _print(out, plan)
         return
@@ -119,7 +122,7 @@ def _print(out: Output, plan: SyncPlan) -> None:
     for manifest in plan.incoming:
         print_line(f"fetch  {manifest.name}:{manifest.number}  {size(manifest.size)}")
     for step in plan.moving:
-        side: Literal["here", "there"] = "there" if step.winner(plan.prefer) == "ours" else "here"
+        side: Literal["here", "there"] = "there" if plan.winner(step) == "ours" else "here"
         print_line(f"alias  {step.name}:{step.alias}  {side}")
     _say_left(out, plan)
     if not (plan.outgoing or plan.incoming or plan.moving):

@@ -10,7 +10,7 @@ from typing import Any
 
 from adreg.audit.basecard import QUANT_OF, BaseCard, make_card
 from adreg.errors import ConflictError, IntegrityError, NotFoundError, UnsupportedError
-from adreg.formats.bases.checkpoint import Checkpoint, open_checkpoint
+from adreg.formats.bases.checkpoint import Checkpoint
 from adreg.formats.bases.fingerprint import BaseIds, fingerprint
 from adreg.formats.bases.leaves import Leaf, dump_leaves, load_leaves
 from adreg.formats.bases.sampling import sketch
@@ -129,7 +129,11 @@ class Bases:
                 f"use the base it was made from: {originals[0]}" if originals else "register the checkpoint it was made from"
             )
             raise UnsupportedError(f"running or merging into {record.name}, a GGUF file,", instead)
-        checkpoint = open_checkpoint(record.folder)
+        return self.unchanged(record, progress)
+
+    def unchanged(self, record: BaseRecord, progress: Progress = SILENT) -> Checkpoint:
+        """As `current`, for a GGUF file too."""
+        checkpoint = open_base(record.folder)
         ids, _ = fingerprint(checkpoint, self.cache, progress)
         _require_same(record, ids)
         return checkpoint

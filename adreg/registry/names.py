@@ -18,6 +18,7 @@ from adreg.registry.store.database import now
 from adreg.registry.store.sqlite import Database
 
 Row = dict[str, Any]
+NEARBY = 1000
 # whom a change is made for, where that is not who runs this process: a server sets it for each request
 acting_for: ContextVar[str | None] = ContextVar("acting_for", default=None)
 
@@ -31,8 +32,7 @@ def live_id(db: Database, name: str) -> int:
     """The row id of the adapter `name`, which was not removed. Raises `NotFoundError` with near misses."""
     row = one(db, "select id from adapter where name = ? and deleted_at is null", [name])
     if row is None:
-        names = [row["name"] for row in db.query("select name from adapter where deleted_at is null")]
-        raise NotFoundError("adapter", name, difflib.get_close_matches(name, names, 3))
+        raise NotFoundError("adapter", name, _similar(db, name, "deleted_at is null"))
     return int(row["id"])
 
 
@@ -40,9 +40,17 @@ def removed_id(db: Database, name: str) -> int:
     """The row id of the removed adapter `name`."""
     row = one(db, "select id from adapter where name = ? and deleted_at is not null", [name])
     if row is None:
-        names = [row["name"] for row in db.query("select name from adapter where deleted_at is not null")]
-        raise NotFoundError("removed adapter", name, difflib.get_close_matches(name, names, 3))
+        raise NotFoundError("removed adapter", name, _similar(db, name, "deleted_at is not null"))
     return int(row["id"])
+
+
+def _similar(db: Database, name: str, condition: str) -> list[str]:
+    """Names like `name`, looked for among the `NEARBY` before it in the alphabet and as many from it on: comparing it with
+    every name of a large registry would take seconds, which anybody who asks a server for nonsense could have."""
+    live = f"select name from adapter where {condition} and name"
+    before = f"select name from ({live} < :name order by name desc limit {NEARBY})"
+    query = f"{before} union all select name from ({live} >= :name order by name limit {NEARBY})"
+    return difflib.get_close_matches(name, [row["name"] for row in db.query(query, {"name": name})], 3)
 
 
 def claim_name(db: Database, name: str) -> int:

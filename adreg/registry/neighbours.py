@@ -15,10 +15,15 @@ if TYPE_CHECKING:
     from adreg.registry.manifest import Parent
 
 MOST = 16
-SAME_WEIGHTS = "select 1 from version_file same where same.version_id = version.id and same.path = ?3 and same.digest = ?4"
+SAME_WEIGHTS = "select version_id from version_file where digest = ?4 and path = ?3"
+# each half goes by an index; one condition for both would look at every version
+NEWEST_OF_BASE = (
+    "select newest.id from version newest join adapter on adapter.id = newest.adapter_id "
+    f"where newest.weights_id = ?2 and newest.id != ?1 and deleted_at is null order by newest.id desc limit {MOST}"
+)
 OTHERS = (
-    f"version.id != ?1 and deleted_at is null and (version.weights_id = ?2 or exists ({SAME_WEIGHTS})) "
-    f"order by exists ({SAME_WEIGHTS}) desc, version.id desc limit {MOST}"
+    f"version.id != ?1 and deleted_at is null and version.id in ({SAME_WEIGHTS} union select id from ({NEWEST_OF_BASE})) "
+    f"order by version.id in ({SAME_WEIGHTS}) desc, version.id desc limit {MOST}"
 )
 DESCENDS = (
     "with recursive above(digest) as (select :parent union select parent.digest from parent "

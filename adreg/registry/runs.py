@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from adreg.errors import ConflictError, NotFoundError
+from adreg.registry.runends import written_end
 from adreg.registry.runjournal import EVALUATION, STEP, Journal, is_alive, journal_path, read_journal
 from adreg.registry.runmetrics import FIELDS, Metrics, finite, metrics_of, pack, unpack
 from adreg.registry.store.database import transaction
@@ -73,6 +74,16 @@ class Runs:
     def resumable(self) -> list[RunRecord]:
         """The runs that could go on, newest first."""
         return [record for record in self.all() if record["outcome"] in RESUMABLE and self._has_checkpoint(record["id"])]
+
+    def settle(self) -> None:
+        """End the lost runs whose adapter lies whole where it was to be, as that says that they ended."""
+        for row in list(self.db.query("select id, record from run where outcome = ?", [RUNNING])):
+            record = json.loads(row["record"])
+            end = None if is_alive(journal_path(self.home, row["id"])) else written_end(record)
+            if end:
+                with transaction(self.db):
+                    _write(self.db, record | end)
+                shutil.rmtree(self.folder(row["id"]), ignore_errors=True)
 
     def remove(self, id_: str) -> None:
         """Forget a run, its steps and its checkpoints. Raises `ConflictError` for one that lives or that a version is of."""

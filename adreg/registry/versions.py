@@ -9,7 +9,7 @@ from typing import Any
 
 from adreg.errors import NotFoundError, YankedError
 from adreg.references import Reference
-from adreg.registry.names import Row, known_references, live_id
+from adreg.registry.names import Row, known_references, live_id, one
 from adreg.registry.records import VersionRecord
 from adreg.registry.store.sqlite import Database
 
@@ -45,6 +45,12 @@ class Wanted:
 def find_versions(db: Database, where: str, values: Sequence[Any] = ()) -> list[VersionRecord]:
     """The versions that an SQL condition (and order) selects."""
     return [_record(row) for row in db.query(f"{SELECT} where {where}", list(values))]
+
+
+def is_newest(db: Database, version: VersionRecord) -> bool:
+    """Whether its adapter has no later version that was not yanked."""
+    later = "adapter_id = (select adapter_id from version where id = ?) and number > ? and yanked_at is null"
+    return one(db, f"select 1 from version where {later}", [version.id, version.number]) is None
 
 
 def wanted_versions(db: Database, wanted: Wanted) -> list[VersionRecord]:

@@ -211,6 +211,21 @@ def test_sync_leaves_aliases_that_differ_unless_a_side_is_preferred(registry, ot
     assert resolve(other, "voice:prod").digest == one.digest
 
 
+def test_a_mirror_follows_the_remote_and_changes_nothing_there(registry, other, there, tmp_path):
+    old = push(other, make_adapter(tmp_path / "old", 1), alias="prod")
+    push(other, make_adapter(tmp_path / "beta", 2), alias="beta")
+    push(registry, make_adapter(tmp_path / "own", 3), alias="mine")
+    sync(registry, there, plan_sync(registry, there, mirror=True))
+    assert resolve(registry, "voice:prod").digest == old.digest
+    new = push(other, make_adapter(tmp_path / "new", 4), alias="prod")
+    other.adapters.remove_alias("voice", "beta")
+    sync(registry, there, plan_sync(registry, there, mirror=True))
+    assert resolve(registry, "voice:prod").digest == new.digest
+    assert [alias.name for alias in registry.adapters.aliases("voice")] == ["prod"]
+    assert [alias.name for alias in other.adapters.aliases("voice")] == ["prod"] and len(other.adapters.versions("voice")) == 3
+    assert plan_sync(registry, there, mirror=True).moving == ()
+
+
 def test_a_sync_cut_off_goes_on_where_it_stopped(registry, other, there, line, tmp_path):
     for seed in range(3):
         push(registry, make_adapter(tmp_path / str(seed), seed, width=30_000))

@@ -12,7 +12,7 @@ from adreg.registry.manifest import Manifest
 from adreg.registry.records import VersionRecord
 from adreg.registry.registry import Registry
 from adreg.registry.remotes.remote import Remote
-from adreg.registry.remotes.swap import aliases_of, swap_alias
+from adreg.registry.remotes.swap import aliases_of, remove_alias, swap_alias
 from adreg.registry.remotes.transfer import receive, send
 
 Side = Literal["ours", "theirs"]
@@ -39,7 +39,10 @@ class AliasStep:
 
 @dataclass(frozen=True)
 class SyncPlan:
-    """What is to be done, in order of number. `removed` are names that were removed here, which stay so."""
+    """What is to be done, in order of number. `removed` are names that were removed here, which stay so.
+
+    `mirror`: nothing goes to the remote, and its aliases become ours.
+    """
 
     url: str
     outgoing: tuple[VersionRecord, ...]
@@ -47,30 +50,38 @@ class SyncPlan:
     aliases: tuple[AliasStep, ...]
     prefer: Side | None
     removed: tuple[str, ...]
+    mirror: bool = False
 
     @property
     def differing(self) -> tuple[AliasStep, ...]:
         """The aliases that are left as they are."""
-        return tuple(step for step in self.aliases if step.winner(self.prefer) is None)
+        return tuple(step for step in self.aliases if self.winner(step) is None)
 
     @property
     def moving(self) -> tuple[AliasStep, ...]:
-        return tuple(step for step in self.aliases if step.winner(self.prefer) is not None)
+        return tuple(step for step in self.aliases if self.winner(step) is not None)
+
+    def winner(self, step: AliasStep) -> Side | None:
+        """Whose meaning both sides are to have; a mirror has no other than the remote's."""
+        return "theirs" if self.mirror else step.winner(self.prefer)
 
     def as_json(self) -> dict[str, Any]:
         return {
             "remote": self.url,
             "send": [{"reference": version.reference, "digest": version.digest} for version in self.outgoing],
             "fetch": [{"reference": f"{each.name}:{each.number}", "digest": each.digest} for each in self.incoming],
-            "aliases": [{**step.as_json(), "winner": step.winner(self.prefer)} for step in self.aliases],
+            "aliases": [{**step.as_json(), "winner": self.winner(step)} for step in self.aliases],
             "removed": list(self.removed),
         }
 
 
-def plan_sync(registry: Registry, remote: Remote, names: Iterable[str] = (), prefer: Side | None = None) -> SyncPlan:
+def plan_sync(
+    registry: Registry, remote: Remote, names: Iterable[str] = (), prefer: Side | None = None, mirror: bool = False
+) -> SyncPlan:
     """What each side lacks of `names` (or of every name there is); nothing is changed.
 
-    Aliases that mean different versions are left, unless `prefer` says whose meaning is to be both sides'.
+    Aliases that mean different versions are left, unless `prefer` says whose meaning is to be both sides'. As a `mirror`
+    this registry follows the remote: it sends nothing, and an alias that the remote lacks goes.
     """
     chosen = sorted(set(names) or {version.adapter for version in registry.adapters.all()} | set(remote.names()))
     gone = {row["name"] for row in registry.db.query("select name from adapter where deleted_at is not null")}
@@ -84,11 +95,11 @@ def plan_sync(registry: Registry, remote: Remote, names: Iterable[str] = (), pre
         if not here and not there:
             raise NotFoundError("adapter", name)
         ours, theirs = {version.digest for version in here}, {manifest.digest for manifest in there}
-        outgoing += [version for version in here if version.digest not in theirs]
+        outgoing += [version for version in here if version.digest not in theirs and not mirror]
         incoming += [manifest for manifest in there if manifest.digest not in ours]
         aliases += _alias_steps(name, aliases_here(registry, name), remote.aliases(name), ours | theirs)
     removed = tuple(name for name in chosen if name in gone)
-    return SyncPlan(remote.url, tuple(outgoing), tuple(incoming), tuple(aliases), prefer, removed)
+    return SyncPlan(remote.url, tuple(outgoing), tuple(incoming), tuple(aliases), prefer, removed, mirror)
 
 
 def _versions_here(registry: Registry, name: str) -> list[VersionRecord]:
@@ -124,14 +135,16 @@ def sync(registry: Registry, remote: Remote, plan: SyncPlan, progress: Progress 
     refused = []
     for step in plan.moving:
         try:
-            _move(registry, remote, step, plan.prefer)
+            _move(registry, remote, step, plan.winner(step))
         except ConflictError as error:
             refused.append(error)
     return refused
 
 
-def _move(registry: Registry, remote: Remote, step: AliasStep, prefer: Side | None) -> None:
-    if step.winner(prefer) == "ours" and step.ours is not None:
+def _move(registry: Registry, remote: Remote, step: AliasStep, winner: Side | None) -> None:
+    if winner == "ours" and step.ours is not None:
         remote.set_alias(step.name, step.alias, step.ours, step.theirs)
     elif step.theirs is not None:
         swap_alias(registry, step.name, step.alias, step.theirs, step.ours)
+    elif step.ours is not None:
+        remove_alias(registry, step.name, step.alias, step.ours)

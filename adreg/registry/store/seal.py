@@ -15,6 +15,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from adreg.formats.atomic import sync
+from adreg.registry.store.rawfile import own_descriptor, pieces
 from adreg.registry.store.sqlite import Database
 
 
@@ -36,8 +37,8 @@ def check_seal(db: Database, database: Path) -> Seal:
     if sealed is None:
         return Seal.MISSING
     try:
-        return Seal.INTACT if sealed == _digest(db) else Seal.BROKEN
-    except sqlite3.OperationalError:  # it cannot even be read whole
+        return Seal.INTACT if sealed == _digest(db, database) else Seal.BROKEN
+    except (OSError, sqlite3.OperationalError):  # it cannot even be read whole
         return Seal.BROKEN
 
 
@@ -67,7 +68,7 @@ def write_seal(db: Database, database: Path) -> None:
             db.execute("begin immediate")
             log = database.with_name(database.name + "-wal")
             if not log.exists() or log.stat().st_size == 0:
-                db.sealed = _digest(db)
+                db.sealed = _digest(db, database)
                 _publish(seal_path(database), db.sealed)
         finally:
             db.conn.rollback()
@@ -80,8 +81,18 @@ def _read(database: Path) -> str | None:
         return None
 
 
-def _digest(db: Database) -> str:
-    return f"b3:{blake3(db.conn.serialize()).hexdigest()}\n"
+def _digest(db: Database, database: Path) -> str:
+    """Over the pages as they lie in the file; the caller holds a lock. Pages that a log holds, SQLite copies into memory."""
+    log = database.with_name(database.name + "-wal")
+    descriptor = None if log.exists() and log.stat().st_size else own_descriptor(database)
+    hasher = blake3()
+    if descriptor is None:
+        hasher.update(db.conn.serialize())
+    else:
+        (count,), (size,) = db.execute("pragma page_count").fetchone(), db.execute("pragma page_size").fetchone()
+        for piece in pieces(descriptor, count * size):
+            hasher.update(piece)
+    return f"b3:{hasher.hexdigest()}\n"
 
 
 def _publish(path: Path, text: str) -> None:

@@ -21,12 +21,17 @@ def check_place(store: ObjectStore) -> None:
 
 
 def mark(store: ObjectStore) -> None:
-    """Make the place a remote, and prove that the store keeps the condition that everything else rests on."""
-    store.create(MARKER, CONTENT)
-    if store.create(MARKER, CONTENT):
+    """Make the place a remote."""
+    create_once(store, MARKER, CONTENT)
+    _is_remote(store)
+
+
+def create_once(store: ObjectStore, key: str, content: bytes) -> None:
+    """Create an object that is there from then on, whoever made it; `RemoteError` from a store that ignores conditions."""
+    store.create(key, content)
+    if store.create(key, content):
         why = "overwrites objects that must not be there (it ignores If-None-Match), so versions could get lost"
         raise RemoteError(store.url, why, "use a store with conditional writes, or a newer release of this one")
-    _is_remote(store)
 
 
 def _is_remote(store: ObjectStore) -> bool:
