@@ -19,6 +19,8 @@ AdregError
 ├── DeadlineError          a request's time was over before its answer was
 ├── Interrupted            a training was told to stop and kept its state
 ├── Diverged               a training's loss or gradient is no number
+├── ProcessLost            one of the processes that train together is gone
+├── EngineFailed           a foreign engine that adreg runs did not start, or ended by itself
 ├── RemoteError            another machine did not answer, refused, or answered nonsense
 └── MissingExtra           an optional dependency is not installed
 """
@@ -158,7 +160,12 @@ class DeadlineError(AdregError):
 
 
 class Interrupted(AdregError):
-    """`signal` stopped the training `run_id`; its newest checkpoint is of `step`, None where nothing is kept."""
+    """`signal` stopped the training `run_id`; its newest checkpoint is of `step`, None where nothing is kept.
+
+    `options` are those of the command that another one, which goes on, needs too.
+    """
+
+    options = ""
 
     def __init__(self, run_id: str, step: int | None, signal: int) -> None:
         self.run_id, self.step, self.signal = run_id, step, signal
@@ -178,6 +185,25 @@ class Diverged(AdregError):
         whose = f", already for {', '.join(rows[:8])} alone" if rows else ""
         whose += f" and for {len(rows) - 8} more" if len(rows) > 8 else ""
         super().__init__(f"training diverged at step {step}: {what}{whose}")
+
+
+class ProcessLost(AdregError):
+    """Another process of the training `run_id` is gone; `step`, `options` as for `Interrupted`."""
+
+    options = ""
+
+    def __init__(self, run_id: str, step: int | None) -> None:
+        self.run_id, self.step = run_id, step
+        kept = "nothing of it is kept" if step is None else f"all of it up to step {step} is kept"
+        super().__init__(f"the training {run_id} has lost one of its processes; {kept}")
+
+
+class EngineFailed(AdregError):
+    """`engine` did not start or is no more: `why`, what it `said` last, and the `log` that holds the rest."""
+
+    def __init__(self, engine: str, why: str, said: Sequence[str], log: Path) -> None:
+        self.engine, self.why, self.said, self.log = engine, why, tuple(said), log
+        super().__init__(f"{engine} {why}")
 
 
 class RemoteError(AdregError):

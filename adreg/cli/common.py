@@ -96,6 +96,8 @@ def quiet_libraries() -> None:
     """Before a model is loaded: no bars but adreg's own, and no warning that only a library's author can act on."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
 
 
 def is_folder(text: str) -> bool:

@@ -17,11 +17,13 @@ from adreg.errors import (
     ConflictError,
     DataError,
     Diverged,
+    EngineFailed,
     FormatError,
     IntegrityError,
     Interrupted,
     MissingExtra,
     NotFoundError,
+    ProcessLost,
     RemoteError,
     StorageError,
     UnsupportedError,
@@ -73,12 +75,14 @@ def hint(error: AdregError) -> str:
             return getattr(error, "hint", "")
         case UnsupportedError():
             return error.instead
-        case Interrupted(step=int(), run_id=run):
-            return f"adreg train --resume {run} goes on from there"
+        case Interrupted(step=int(), run_id=run, options=options) | ProcessLost(step=int(), run_id=run, options=options):
+            return f"adreg train --resume {run}{options} goes on from there"
         case Diverged(rows=()):
             return "no row does so alone: lower train.lr, or warm up longer"
         case Diverged():
             return "look at these rows; if they are sound, lower train.lr"
+        case EngineFailed():
+            return f"all that it said is in {error.log}"
         case MissingExtra():
             return f"pip install 'adreg[{error.extra}]'"
         case VerificationFailed():
@@ -98,6 +102,9 @@ def hint(error: AdregError) -> str:
 def say(error: AdregError) -> None:
     """Print `error` for people, on stderr."""
     colour = coloured(sys.stderr)
+    if isinstance(error, EngineFailed):
+        for line in error.said:
+            print_message(f"  | {clean(line)}")
     print_message(f"{styled('Error:', 'bold red', colour)} {clean(str(error))}")
     if isinstance(error, AuditRefused):
         for finding in error.findings[1:6]:

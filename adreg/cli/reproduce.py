@@ -90,7 +90,10 @@ def _again(found: Registry, order: Order, before: dict[str, Any], out: Output) -
         was = (before.get("versions") or {}).get(name)
         if was and was != now.get(name):
             out.note(f"{name} was {was} and is {now.get(name)}: the same bytes are not to be expected", "yellow")
-    threads = (before.get("platform") or {}).get("threads")
+    platform = before.get("platform") or {}
+    if platform.get("processes", 1) != 1:
+        out.note(f"{platform['processes']} processes trained it, and one does now: compare with --tolerance 1e-4", "yellow")
+    threads = platform.get("threads")
     if isinstance(threads, int):
         import torch
 

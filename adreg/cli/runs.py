@@ -38,7 +38,9 @@ def list_(
 
     LOSS is that of the last step, HELD-OUT that of the held-out rows before and after.
     """
-    rows = [run for run in registry().runs.all() if outcome in (None, run.get("outcome"))]
+    found = registry().runs
+    found.settle()
+    rows = [run for run in found.all() if outcome in (None, run.get("outcome"))]
     columns = {
         "RUN": lambda run: run["id"][:12],
         "OUTCOME": lambda run: str(run.get("outcome")),
@@ -67,7 +69,9 @@ def show(run: Run, json: Json = False, quiet: Quiet = False) -> None:
     """
     from adreg.cli.runshow import print_samples, run_pairs
 
-    record, out = registry().runs.get(run), Output(json, quiet)
+    found, out = registry().runs, Output(json, quiet)
+    found.settle()
+    record = found.get(run)
     out.fields(record, "id", run_pairs(record))
     if out.human:
         print_samples(record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,6 +47,13 @@ Resume = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Resume although data, base or settings changed; it is recorded.")]
 MaxSteps = Annotated[int | None, typer.Option("--max-steps", min=1, help="Stop after so many optimizer steps.")]
+Devices = Annotated[
+    int | None,
+    typer.Option("--devices", metavar="N", min=1, help="Train in N processes: a GPU each, or CPUs alone."),
+]
+Accelerate = Annotated[
+    str | None, typer.Option("--accelerate", metavar="CONFIG", help="ddp, fsdp2, zero2, zero3, or accelerate's own YAML file.")
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", "-n", help="Say what would be trained, how long, in how much memory; train nothing.")
 ]
@@ -67,6 +75,8 @@ def train(
     resume: Resume = None,
     force: Force = False,
     max_steps: MaxSteps = None,
+    devices: Devices = None,
+    accelerate: Accelerate = None,
     dry_run: DryRun = False,
     no_probe: NoProbe = False,
     json: Json = False,
@@ -77,13 +87,18 @@ def train(
     Example: adreg train --base smollm2 --data rows.jsonl --set train.epochs=4 --push voice:dev
     """
     from adreg.cli.trainjob import Wishes, carry_out, dry
+    from adreg.cli.traintogether import launch_options, reads_stdin, train_together
+    from adreg.train.launch.member import end_with_starter, is_started
 
     own = [*(sets or []), *_settings(data, eval_, mapped, method, parent, max_steps)]
-    wishes = Wishes(config, recipe, base, own, out_folder, push, resume, force)
+    wishes = Wishes(config, recipe, base, own, out_folder, push, resume, force, launch_options(devices, accelerate))
     out = Output(json, quiet)
     if dry_run:
         dry(wishes, not no_probe, out)
+    elif wishes.launch and not is_started():
+        train_together(devices, accelerate, sys.argv[1:], reads_stdin(data, eval_))
     else:
+        end_with_starter()
         carry_out(wishes, out)
 
 

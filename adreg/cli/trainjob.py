@@ -15,7 +15,7 @@ from adreg.cli.output import Output
 from adreg.cli.progress import progress
 from adreg.cli.train import NEWEST
 from adreg.cli.trainstart import base_for, parent_of, recorded_base
-from adreg.errors import ConflictError, Interrupted, UsageError
+from adreg.errors import ConflictError, Diverged, Interrupted, ProcessLost, UsageError
 from adreg.references import Reference
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the command line says; `sets` are `a.b=value` strings, `resume` a run or `newest`."""
+    """What the command line says; `sets` are `a.b=value` strings, `resume` a run or `newest`; `launch` are the
+    options that ask for several processes."""
 
     file: Path | None = None
     recipe: str | None = None
@@ -38,6 +39,7 @@ class Wishes:
     push: str | None = None
     resume: str | None = None
     force: bool = False
+    launch: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,9 @@ class Order:
 
 def carry_out(wishes: Wishes, out: Output) -> None:
     """Train, push if asked, and tell."""
+    from adreg.cli.errors import exit_code
     from adreg.cli.traintold import tell
+    from adreg.train.launch.member import FOLLOWS, is_started, leads
     from adreg.train.loop.world import in_turn, is_first
 
     found = registry()
@@ -66,10 +70,12 @@ def carry_out(wishes: Wishes, out: Output) -> None:
         raise ConflictError(f"{order.folder} already exists", "choose another folder with --out")
     try:
         result = run_training(found, order, out)
-    except Interrupted as error:
-        if is_first():
-            raise
-        raise SystemExit(128 + error.signal) from None
+    except (Interrupted, ProcessLost, Diverged) as error:
+        if not is_first():
+            raise SystemExit(FOLLOWS if is_started() and not leads() else exit_code(error)) from None
+        if not isinstance(error, Diverged):
+            error.options = wishes.launch
+        raise
     if is_first():
         tell(result, push_trained(found, result, order.push) if order.push else None, out)
 
@@ -114,6 +120,13 @@ def _resumed(found: Registry, wishes: Wishes, out: Output) -> Order:
 
 
 def _resumable(found: Registry, run: str) -> dict[str, Any]:
+    from adreg.train.launch.member import run_to_join
+    from adreg.train.loop.world import is_first
+
+    joined = run_to_join() or (run if run != NEWEST and not is_first() else None)
+    if joined:  # the first process goes on with it already
+        return found.runs.get(joined)
+    found.runs.settle()
     ready = found.runs.resumable()
     if run == NEWEST:
         if not ready:

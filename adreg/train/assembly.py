@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from adreg.progress import SILENT, Progress
 from adreg.train.config import TrainConfig
 from adreg.train.data.prepare import Prepared
+from adreg.train.launch.member import take_profile
 from adreg.train.loop.plan import examples_of
 from adreg.train.loop.world import take_device
 
@@ -39,6 +40,7 @@ def assemble(base: Path, config: TrainConfig, data: Prepared, parent: Path | Non
     from adreg.train.model.load import load_model
     from adreg.train.steps.process import keep_memory
 
+    take_profile()
     take_device()
     keep_memory()
     firsts = [examples_of(data.train[place])[0] for place in (0, -1)]

@@ -14,15 +14,17 @@ from adreg.formats.atomic import atomic_folder
 from adreg.formats.bases.checkpoint import Checkpoint as Base
 from adreg.formats.digests import file_sha256
 from adreg.progress import SILENT, Progress
+from adreg.settings import Settings
 from adreg.train.assembly import assemble
 from adreg.train.config import TrainConfig
 from adreg.train.data.prepare import Prepared, prepare
-from adreg.train.loop.checkpoint import Checkpoint, newest_checkpoint, prune
-from adreg.train.loop.identity import differences, identity
+from adreg.train.launch.member import tell_ready
+from adreg.train.loop.checkpoint import prune
+from adreg.train.loop.identity import identity
 from adreg.train.loop.job import Course, Job
 from adreg.train.loop.plan import lengths_of, plan_steps
 from adreg.train.loop.tracking import check_trackers
-from adreg.train.loop.world import is_first
+from adreg.train.loop.world import in_turn, is_first, processes, spread
 from adreg.train.model.bases import remote_code_sha256
 from adreg.train.model.checks import checked_base
 from adreg.train.record import environment
@@ -30,9 +32,10 @@ from adreg.train.record.folder import write_record
 from adreg.train.record.interview import Interview
 from adreg.train.record.opening import opening_record
 from adreg.train.record.output import write_adapter, write_tokenizer
-from adreg.train.record.record import HeldOut, RunRecord, now
+from adreg.train.record.record import HeldOut, RunRecord
 from adreg.train.record.recorder import NoRecorder, Recorder
 from adreg.train.record.telling import Telling
+from adreg.train.resume import check_state, resumed
 
 
 @dataclass(frozen=True)
@@ -78,19 +81,22 @@ def train(request: TrainRequest, progress: Progress = SILENT, recorder: Recorder
         base = checked_base(request.base_folder, request.base_name, request.config, request.parent)
         if code := remote_code_sha256(base, request.config):
             telling.know(base={**telling.record.base, "remote_code_sha256": code})
-        data = prepare(base, request.config.data, request.config.train.seed, request.config.objective)
+        with in_turn(Settings.from_environment().home):  # the first makes the token cache, the others read it
+            data = prepare(base, request.config.data, request.config.train.seed, request.config.objective)
         steps = plan_steps(data.train, request.config.train).steps
         telling.know(data=[asdict(report) for report in data.reports], rows=len(data.train), planned_steps=steps)
         _check_evaluation(request.config, data)
         own = identity(request.base_ids, request.config, [report.sha256 for report in data.reports])
-        resume = _resumed(request, own, telling)
+        world = {"processes": processes(), "spread": spread()}
+        resume = resumed(request, own, world, base, telling)
+        tell_ready(telling.record.id)
         job = Job(
             run_id=telling.record.id,
             eval=request.config.eval,
             save=request.config.save,
             track=request.config.track,
             folder=request.run_folder,
-            identity=own,
+            origin={"identity": own, **world},
             resume=resume,
             recorder=telling.recorder,
             progress=progress if is_first() else SILENT,
@@ -109,7 +115,8 @@ def _run(request: TrainRequest, base: Base, data: Prepared, job: Job, telling: T
     model = made.model
     total = sum(parameter.numel() for parameter in model.parameters())
     twice = _computes_twice(config, base, data, model)
-    settings = environment.machine(**environment.devices(), **made.taken, checkpointing=twice)
+    several = {"processes": processes(), "spread": spread()} if processes() > 1 else {}
+    settings = environment.machine(**environment.devices(), **made.taken, checkpointing=twice, **several)
     telling.know(platform=settings, trainable=trainable_parameters(model), total=total)
     interview = Interview(config, data, telling)
     interview.before(model)
@@ -160,25 +167,11 @@ def _write(request: TrainRequest, data: Prepared, model: Any, course: Course, he
             request.run_folder.rmdir()
 
 
-def _resumed(request: TrainRequest, own: Mapping[str, Any], telling: Telling) -> Checkpoint | None:
-    """The checkpoint to go on from. Raises `ConflictError` where it is of another run, unless forced to."""
-    if request.resume_from is None:
-        return None
-    found = newest_checkpoint(request.resume_from, telling.warn)
-    changed = differences(found.state["identity"], own)
-    if changed and not request.force:
-        raise ConflictError(
-            f"the checkpoint {found.folder.name} was made otherwise: {'; '.join(changed)}",
-            "undo the change, or resume with --force and have it recorded",
-        )
-    telling.know(resumed=[*telling.record.resumed, {"at": now(), "step": found.step, "changed": changed}])
-    return found
-
-
 def check_request(request: TrainRequest, output: bool = True) -> None:
     """Raise what can be known without reading data: a package that is missing, or with `output` a folder that is taken."""
     _require("torch", "transformers", "peft", "accelerate")
     check_trackers(request.config.track, request.run_folder)
+    check_state(request)
     taken = output and request.output.exists() and (not request.output.is_dir() or any(request.output.iterdir()))
     if taken:
         raise ConflictError(f"{request.output} already exists", "choose another folder with --out")

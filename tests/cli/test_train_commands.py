@@ -111,6 +111,26 @@ def test_two_runs_are_compared_field_by_field_and_told_apart_in_a_plot(lived_in,
     assert "lr 0.5" in both and "  A run 0000aaaa0000" in both and "  B run" in both
 
 
+def test_a_run_killed_after_its_adapter_was_written_is_finished_all_the_same(lived_in, adreg, tmp_path):
+    found, out = registry().runs, tmp_path / "out"
+    shutil.copytree(lived_in, out)
+    record = found.get("last")
+    open_ended = {name: value for name, value in record.items() if name not in ("losses", "evaluations", "weights", "eval")}
+    told = json.loads((out / "adreg.json").read_text())
+    for id_, place in (("0000bbbb0000", out), ("0000cccc0000", tmp_path / "spoilt"), ("0000dddd0000", lived_in)):
+        changes = {"id": id_, "outcome": "running", "started": "2026-01-01T00:00:00+00:00"}
+        found.add({**open_ended, **changes, "process": {**record["process"], "output": str(place)}})
+        (found.folder(id_) / "checkpoint-5").mkdir(parents=True)
+    (out / "adreg.json").write_text(json.dumps({**told, "id": "0000bbbb0000"}))
+    shutil.copytree(out, tmp_path / "spoilt")
+    (tmp_path / "spoilt" / "adreg.json").write_text(json.dumps({**told, "id": "0000cccc0000", "weights": "sha256:0"}))
+    assert adreg("runs", "ls", "--outcome", "lost", "-q").out.split() == ["0000dddd0000", "0000cccc0000"]
+    mended = found.get("0000bbbb0000")
+    assert mended["outcome"] == "finished" and mended["losses"] == record["losses"] and mended["eval"] == record["eval"]
+    assert mended["data"] == record["data"] and mended["weights"] == record["weights"]
+    assert not found.folder("0000bbbb0000").exists() and found.folder("0000cccc0000").exists()
+
+
 def test_a_run_that_made_a_version_stays_and_another_goes(lived_in, adreg):
     found = registry().runs
     found.add({**found.get("last"), "id": "0000bbbb0000"})

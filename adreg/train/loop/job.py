@@ -21,7 +21,7 @@ class Job:
     """What a run of the loop is beside model, objective, rows and `train` settings; the defaults only train.
 
     `groups` are AdamW's parameter groups, None: all trained parameters alike. `budget` goes over `train.micro_tokens`.
-    Checkpoints go to `folder`, none where it is None, and carry `identity`; `resume` is the one to go on from.
+    Checkpoints go to `folder`, none where it is None, and carry `origin`; `resume` is the one to go on from.
     `checkpointing` computes activations twice. `warn` is told what went wrong without ending the run.
     """
 
@@ -34,7 +34,7 @@ class Job:
     budget: int | None = None
     checkpointing: bool = False
     folder: Path | None = None
-    identity: Mapping[str, Any] = field(default_factory=dict)
+    origin: Mapping[str, Any] = field(default_factory=dict)
     resume: Checkpoint | None = None
     recorder: Recorder = field(default_factory=NoRecorder)
     progress: Progress = SILENT

@@ -18,6 +18,11 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def whole(tensor: Tensor) -> Tensor:
     """A copy of `tensor` on the CPU, gathered where it is sharded; then every process has to call this."""
+    if hasattr(tensor, "ds_id"):  # DeepSpeed's ZeRO-3 leaves an empty tensor where a parameter lies in parts
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([tensor]):
+            return tensor.detach().to("cpu", copy=True).contiguous()
     full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return full.detach().to("cpu", copy=True).contiguous()
 
@@ -29,7 +34,8 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 def gathered(model: nn.Module) -> dict[str, Tensor] | None:
     """The trained parameters where they lie spread over processes, None where the model has them whole."""
-    spread = any(hasattr(parameter, "full_tensor") for parameter in trained_parameters(model).values())
+    trained = trained_parameters(model).values()
+    spread = any(hasattr(parameter, name) for parameter in trained for name in ("full_tensor", "ds_id"))
     return weights(model) if spread else None
 
 

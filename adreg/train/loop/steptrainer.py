@@ -23,7 +23,7 @@ from adreg.train.loop.interrupt import Interruption
 from adreg.train.loop.job import EARLY, Course, Job
 from adreg.train.loop.passes import Passes, StepSums
 from adreg.train.loop.plan import Steps, place_of, plan_steps
-from adreg.train.loop.world import World, check_launch
+from adreg.train.loop.world import World, check_launch, spread_on_cpus
 from adreg.train.model.load import Model
 from adreg.train.record.environment import memory
 from adreg.train.record.record import StepLoss
@@ -59,12 +59,18 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         self.stop = 0
         self.world = World(self.accelerator)
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        check_launch(self.accelerator, job)
+        check_launch(self.accelerator)
         self.passes = Passes(objective, self.world, job.budget or settings.micro_tokens, sharded)
         self.task: Task | None = None
         self._sums: StepSums | None = None
         self._inputs: list[Any] = []
         self._began = time.perf_counter()
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """The Trainer's own, and then FSDP2 also where there is no GPU."""
+        super().create_accelerator_and_postprocess()
+        spread_on_cpus(self.accelerator)
+        self.is_fsdp_enabled = getattr(self.accelerator.state, "fsdp_plugin", None) is not None
 
     def get_train_dataloader(self) -> Any:
         """Our own steps, from where the run goes on."""
@@ -194,7 +200,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         """Write a checkpoint; a full disk keeps the last good one, and the run goes on."""
         folder, step = self.job.folder, self.course.step
         self.control.should_save = False
-        if folder is None:
+        if folder is None or self.is_deepspeed_enabled:  # whose optimizer holds its state in its own parts
             return
         tensors = {
             checkpoints.ADAPTER: state.weights(self.model),
@@ -204,9 +210,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         if self.world.process:
             return
         try:
-            checkpoints.write_checkpoint(
-                folder, step, tensors, {"course": self.course.as_json(), "identity": self.job.identity}
-            )
+            checkpoints.write_checkpoint(folder, step, tensors, {"course": self.course.as_json(), **self.job.origin})
         except StorageError as error:
             kept = "none is kept" if self.saved is None else f"that of step {self.saved} is kept"
             self.job.warn(f"the checkpoint of step {step} could not be written ({error.why}); {kept}")

@@ -35,7 +35,7 @@ def local_trackers(track: Sequence[str], folder: Path | None) -> Iterator[None]:
     """Meanwhile trackers write under `folder` and ask no network, unless the environment says otherwise."""
     own = {"WANDB_DIR": folder, "SWANLAB_LOG_DIR": f"{folder}/swanlab", "TENSORBOARD_LOGGING_DIR": f"{folder}/tensorboard"}
     new = {name: str(value) for name, value in {**OFFLINE, **own}.items() if track and name not in os.environ}
-    if track and folder:
+    if track and folder and is_first():
         folder.mkdir(parents=True, exist_ok=True)
     os.environ.update(new)
     try:

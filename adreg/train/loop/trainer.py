@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from adreg.errors import Interrupted
+from adreg.errors import Interrupted, ProcessLost
 from adreg.train.config import LoopSettings
 from adreg.train.loop import state
 from adreg.train.loop.interrupt import Interruption
 from adreg.train.loop.job import Course, Job
 from adreg.train.loop.steptrainer import StepTrainer
 from adreg.train.loop.tracking import PROJECT, check_trackers, local_trackers
+from adreg.train.loop.world import all_alive, spread
 from adreg.train.model.load import Model
 from adreg.train.steps.objective import Objective
 
@@ -29,15 +30,16 @@ def run_loop(
     """
     job = job or Job()
     check_trackers(job.track, job.folder)
-    with tempfile.TemporaryDirectory() as scratch, local_trackers(job.track, job.folder), Interruption() as interruption:
+    with tempfile.TemporaryDirectory() as scratch, local_trackers(job.track, job.folder):
         arguments = _arguments(scratch, settings, job)
-        trainer = StepTrainer(model, arguments, objective, rows, settings, job, interruption)
-        with job.progress.task("train", trainer.plan.steps, "step") as task:
-            task.advance(trainer.course.step)
-            trainer.task = task
-            trainer.train()
-        if trainer.stop or interruption.signal:
-            raise Interrupted(job.run_id, trainer.saved, trainer.stop or int(interruption.signal or 0))
+        with Interruption() as interruption:
+            trainer = StepTrainer(model, arguments, objective, rows, settings, job, interruption)
+            with job.progress.task("train", trainer.plan.steps, "step") as task:
+                task.advance(trainer.course.step)
+                trainer.task = task
+                with all_alive(lambda: ProcessLost(job.run_id, trainer.saved)):
+                    trainer.train()
+                    _leave_together(trainer, interruption)
     course = trainer.course
     course.kept = course.step
     if trainer.best and course.best:
@@ -46,7 +48,16 @@ def run_loop(
     return course
 
 
+def _leave_together(trainer: StepTrainer, interruption: Interruption) -> None:
+    """Raise `Interrupted` where a signal ended the run. What only one of several processes heard of is none."""
+    alone = trainer.world.processes == 1
+    if signal := trainer.stop or (interruption.signal if alone else None):
+        trainer.world.wait()
+        raise Interrupted(trainer.job.run_id, trainer.saved, signal)
+
+
 def _arguments(scratch: str, settings: LoopSettings, job: Job) -> TrainingArguments:
+    """The Trainer's settings; several processes meet here, and wait for each other."""
     gpu = torch.cuda.is_available()
     arguments = TrainingArguments(
         output_dir=scratch,
@@ -58,7 +69,8 @@ def _arguments(scratch: str, settings: LoopSettings, job: Job) -> TrainingArgume
         activation_checkpointing=job.checkpointing,
         seed=settings.seed,
         data_seed=settings.seed,
-        use_cpu=not gpu,
+        use_cpu=not gpu and spread() != "DEEPSPEED",
+        ddp_backend=None if gpu or spread() != "DEEPSPEED" else "gloo",  # which DeepSpeed has on CPUs, and accelerate not
         dataloader_pin_memory=gpu,
         ddp_find_unused_parameters=False,
         remove_unused_columns=False,

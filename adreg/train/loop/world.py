@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from adreg.errors import UnsupportedError
+from adreg.errors import ProcessLost, UnsupportedError, UsageError
 
-if TYPE_CHECKING:
-    from adreg.train.loop.job import Job
+BROKEN = ("gloo", "Gloo", "NCCL", "nccl", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
 
 
 def is_first() -> bool:
@@ -32,22 +31,55 @@ def in_turn(home: Path) -> Iterator[None]:
         yield
 
 
+def processes() -> int:
+    """How many processes train together; known before torch is imported."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def spread() -> str | None:
+    """What spreads the model's weights over the processes, None where each has them whole."""
+    for name in ("FSDP", "DEEPSPEED"):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true":
+            return name
+    return None
+
+
 def take_device() -> None:
-    """Let this process have the GPU of its own number, where `accelerate launch` gave it one."""
+    """Let this process have the GPU of its own number, where one of several was started. Raises `UsageError`."""
     import torch
 
     if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+        if here > gpus:
+            raise UsageError(f"{here} processes, and {gpus} GPUs", f"--devices {gpus}, or CUDA_VISIBLE_DEVICES= for CPUs alone")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
 
-def check_launch(accelerator: Any, job: Job) -> None:
-    """Raise `UnsupportedError` for a launch that accelerate would not carry out here, or that cannot keep what is asked."""
+def check_launch(accelerator: Any) -> None:
+    """Raise `UnsupportedError` for a launch that accelerate would not carry out here."""
     kind = str(accelerator.distributed_type.value)
-    for name in ("FSDP", "DEEPSPEED"):
-        if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" and kind != name:
-            raise UnsupportedError(f"{name} without GPUs", "launch with the profile ddp")
-    if kind == "DEEPSPEED" and ((job.folder and job.save.every) or job.eval.early_stop or job.resume):
-        raise UnsupportedError("keeping or resuming the state of a DeepSpeed run", "set save.every=null and no eval.early_stop")
+    if (wanted := spread()) and kind != wanted:
+        raise UnsupportedError(f"{wanted} here, where accelerate makes it {kind}", "take the profile ddp")
+
+
+def spread_on_cpus(accelerator: Any) -> None:
+    """Let FSDP2 shard on CPUs too: PyTorch does, and accelerate 1.15 takes note of the wish on GPUs only."""
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+    state = accelerator.state
+    if spread() == "FSDP" and state.distributed_type == DistributedType.MULTI_CPU:
+        state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, FullyShardedDataParallelPlugin()
+
+
+@contextmanager
+def all_alive(lost: Callable[[], ProcessLost]) -> Iterator[None]:
+    """What a collective raises when its other side is gone becomes `lost()`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if processes() > 1 and any(sign in str(error) for sign in BROKEN):
+            raise lost() from error
+        raise
 
 
 class World:
@@ -66,6 +98,11 @@ class World:
         own = torch.tensor([values], dtype=torch.float64, device=self.accelerator.device)
         found: list[list[float]] = self.accelerator.gather(own).tolist()
         return found
+
+    def wait(self) -> None:
+        """Until every process has come here."""
+        if self.processes > 1:
+            self.accelerator.wait_for_everyone()
 
     def sums(self, values: Sequence[float]) -> list[float]:
         """The sum of each value over all processes; all of them have to ask."""

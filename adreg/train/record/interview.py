@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from adreg.train.config import TrainConfig
 from adreg.train.data.prepare import Prepared
+from adreg.train.loop.world import is_first, spread
 from adreg.train.model.methods import learns_tokens
 from adreg.train.record.prompts import eval_prompts
 from adreg.train.record.record import Sample
@@ -18,11 +18,11 @@ MOST_PROMPTS = 8
 
 
 class Interview:
-    """The questions of one run. Where several processes train together nothing is asked: their model may lie in parts."""
+    """The questions of one run. Of several processes the first asks, if its model does not lie in parts."""
 
     def __init__(self, config: TrainConfig, data: Prepared, telling: Telling) -> None:
-        alone = os.environ.get("WORLD_SIZE", "1") == "1"
-        self.prompts = eval_prompts(config, data, MOST_PROMPTS) if alone else None
+        asks = is_first() and not spread()
+        self.prompts = eval_prompts(config, data, MOST_PROMPTS) if asks else None
         self.config, self.telling = config, telling
 
     def before(self, model: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from adreg.formats.bases.checkpoint import open_checkpoint
@@ -91,8 +92,10 @@ def test_what_fails_while_a_model_answers_costs_no_training_and_is_told(tiny_lla
     assert len(telling.record.warnings) == 2 and "no cache for you" in telling.record.warnings[0]
 
 
-def test_several_processes_ask_nothing(tiny_llama, chats, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+@pytest.mark.parametrize("told", [{"RANK": "1"}, {"RANK": "0", "ACCELERATE_USE_FSDP": "true"}])
+def test_processes_but_the_first_ask_nothing_nor_does_one_whose_model_lies_in_parts(told, tiny_llama, chats, monkeypatch):
+    for name, value in ({"WORLD_SIZE": "2"} | told).items():
+        monkeypatch.setenv(name, value)
     config = settings(chats, eval={"prompts": ["Hm?"]})
     interview = Interview(config, prepared(tiny_llama, config), Telling(opening_record({"name": "tiny"}, config), NoRecorder()))
     assert interview.prompts is None
