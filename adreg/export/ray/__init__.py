@@ -1,0 +1,1 @@
+"""Adapters laid out where Ray Serve LLM looks for them."""
