@@ -6,10 +6,12 @@ ORACLE := $(VENV)/oracle/.ready
 LORA_ORACLE := $(VENV)/lora-oracle/.ready
 QUANTISER := $(VENV)/quantiser-oracle/.ready
 VLLM := $(VENV)/peers/vllm/.ready
+VLLM_ADREG := $(VENV)/peers/vllm-adreg/.ready
 LLAMA_SERVER := $(VENV)/peers/llama.cpp/llama-server
 TRL := $(VENV)/peers/trl/.ready
+RAY := $(VENV)/peers/ray/.ready
 
-.PHONY: demo test lint types unit proof conformance agreement fuzz soak bench peers bench-serve bench-train quality docs fmt clean
+.PHONY: demo test lint types unit proof conformance agreement test-vllm fuzz soak bench peers bench-serve bench-train quality docs fmt clean test-ray
 
 demo: $(READY)            ## the whole tour on a small real model
 	$(BIN)/adreg demo
@@ -36,6 +38,9 @@ conformance: $(READY) $(ORACLE) $(LORA_ORACLE) $(QUANTISER) ## every architectur
 agreement: $(READY) $(ORACLE) $(LORA_ORACLE) ## what the audit foretells of PEFT and llama.cpp against what they do
 	$(BIN)/python -m pytest -m slow -rP tests/audit/test_agreement.py
 
+test-vllm: $(READY) $(VLLM_ADREG) ## minutes long: adreg serve --engine vllm, and the plugin in it, with the real vLLM on the CPU
+	$(BIN)/python -m pytest -rP tests/vllm
+
 fuzz: $(READY)            ## minutes long: other hostile files against the audit; FUZZ=rounds, SEED=first
 	ADREG_FUZZ=$(or $(FUZZ),20) ADREG_FUZZ_SEED=$(or $(SEED),100) $(BIN)/python -m pytest tests/audit/test_fuzz.py
 
@@ -47,6 +52,9 @@ bench: $(READY) $(ORACLE) $(QUANTISER)
 	$(BIN)/python -m bench.registry
 	$(BIN)/python -m bench.audit
 	$(BIN)/python -m bench.export
+
+test-ray: $(READY) $(RAY)  ## Ray Serve LLM's own code on what adreg exports for it; 700 MB, no vLLM, no cluster
+	$(BIN)/python -m pytest -m slow -rP tests/export/test_ray_itself.py
 
 peers: $(VLLM) $(LLAMA_SERVER) ## the engines that adreg serve is compared with: 4 GB, a quarter of an hour
 
@@ -117,10 +125,23 @@ $(VLLM):
 	  && printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > vllm-0.32.0+cpu.dist-info/METADATA
 	touch $@
 
+# what vLLM's environment lacks to run adreg's plugin, and the plugin's entry point; adreg itself is taken from here
+$(VLLM_ADREG): pyproject.toml constraints.txt | $(VLLM)
+	$(VENV)/peers/vllm/bin/python -m pip install --quiet --no-deps --upgrade --constraint constraints.txt --target $(@D) . \
+	  sqlite-utils click-default-group pluggy python-dateutil six sqlite-fts4 tabulate platformdirs gguf
+	rm -r $(@D)/adreg
+	touch $@
+
 # beside the packages of .venv, so that both sides train with one torch, one transformers and one peft; and the rows
 $(TRL): | $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(@D) trl==1.16.0 datasets==5.2.0 pyarrow==26.0.1 \
 	  pandas==3.1.1 dill==0.4.1 multiprocess==0.70.19 xxhash==4.1.0 chatterbot-corpus==1.3.3
+	touch $@
+
+# enough of Ray to read its configuration and to download adapters as a replica does
+$(RAY):
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet 'ray[serve]==2.60.0' boto3==1.44.5 pyarrow==26.0.1 numpy
 	touch $@
 
 $(LLAMA_SERVER): | $(READY)

@@ -108,6 +108,16 @@ def inspect_gguf(
         return GgufSubject(path, None, error, base, facts, target)
 
 
+def tensors_of(path: Path) -> GgufTensors:
+    """What of the model in the file at `path` a LoRA is compared with. Raises `FormatError`."""
+    file = read_gguf(path)
+    carried = file.fields.get(WEIGHTS_ID)
+    shapes = {name: view.shape for name, view in file.tensors.items()}
+    merged = any(key.startswith("adreg.adapter.") for key in file.fields)
+    architecture = str(file.fields.get("general.architecture"))
+    return GgufTensors(path.name, architecture, shapes, carried if isinstance(carried, str) and not merged else None)
+
+
 def judge_gguf(subject: GgufSubject, speed: Speed = Speed.FULL) -> AuditReport:
     """Every rule for GGUF files that `speed` and what is known of `subject` allow."""
     from adreg.audit.catalogue import GGUF_RULES

@@ -39,18 +39,12 @@ def audit_gguf(found: Registry, text: str, base: str | None, target: str, speed:
 
 def find_base(found: Registry, text: str, out: Output) -> GgufTensors:
     """What a LoRA is to be applied to, under the names that a GGUF file has. Raises `NotFoundError` or `FormatError`."""
-    from adreg.audit.gguf import WEIGHTS_ID
-    from adreg.formats.gguf.header import read_gguf
-    from adreg.formats.gguf.tensors import GgufTensors, as_gguf
+    from adreg.audit.gguf import tensors_of
+    from adreg.formats.gguf.tensors import as_gguf
 
     path = Path(text).expanduser()
     if means_gguf(text):
-        file = read_gguf(path)
-        carried = file.fields.get(WEIGHTS_ID)
-        shapes = {name: view.shape for name, view in file.tensors.items()}
-        merged = any(key.startswith("adreg.adapter.") for key in file.fields)
-        architecture = str(file.fields.get("general.architecture"))
-        return GgufTensors(path.name, architecture, shapes, carried if isinstance(carried, str) and not merged else None)
+        return tensors_of(path)
     if path.exists() and not path.is_dir():
         raise NotFoundError("base", text)
     card = found.bases.look(text, progress(out.human)).card

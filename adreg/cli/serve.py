@@ -4,19 +4,49 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from secrets import token_hex
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from adreg.cli.common import AllowOption, BaseOption, complete_reference, parse_size, registry, warn_yanked
+from adreg.cli.common import AllowOption, BaseOption, parse_size, registry, warn_yanked
 from adreg.cli.merging import base_of
 from adreg.cli.output import Output
 from adreg.cli.progress import progress
+from adreg.cli.serveoptions import (
+    AccessLog,
+    Context,
+    Device,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    EngineName,
+    EngineOption,
+    Executing,
+    ExecutorName,
+    Host,
+    Invariant,
+    Itl,
+    KeyFile,
+    KvMemory,
+    LlamaServerOption,
+    PinOption,
+    Port,
+    PrefixMemory,
+    QuantOption,
+    Refs,
+    Running,
+    Slots,
+    Threads,
+    Timeout,
+    VllmArgs,
+    VllmMetrics,
+    VllmOption,
+    Waiting,
+)
 from adreg.cli.serving import make_offer, open_engine
 from adreg.errors import MissingExtra, UsageError
 from adreg.references import parse_reference
@@ -24,60 +54,12 @@ from adreg.references import parse_reference
 if TYPE_CHECKING:
     from adreg.registry.records import BaseRecord
     from adreg.registry.registry import Registry
-
-
-class ExecutorName(StrEnum):
-    """What runs the model."""
-
-    AUTO = "auto"
-    NATIVE = "native"
-    GENERAL = "general"
-
-
-class Dtype(StrEnum):
-    """In what numbers."""
-
-    AUTO = "auto"
-    BFLOAT16 = "bfloat16"
-    FLOAT32 = "float32"
-
-
-class Device(StrEnum):
-    """Where."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-Refs = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[REF]...", help="Only these. Default: all of the base.", autocompletion=complete_reference),
-]
-Host = Annotated[str, typer.Option("--host", help="Address to listen on; one that others can reach needs a key.")]
-Port = Annotated[int, typer.Option("--port", "-p", help="Port; 0 takes a free one.", min=0, max=65535)]
-KeyFile = Annotated[Path | None, typer.Option("--api-key-file", help="One key, or a .toml of them. Default: adreg key ls.")]
-Slots = Annotated[
-    int, typer.Option("--max-adapters", help="Adapters resident at a time; others wait or are swapped in.", min=1)
-]
-PinOption = Annotated[list[str], typer.Option("--pin", metavar="REF", help="Keep it resident, from the start.")]
-Executing = Annotated[ExecutorName, typer.Option("--executor", help="native is for CPUs and the Llama family.")]
-DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="auto is bfloat16 where the hardware computes it.")]
-DeviceOption = Annotated[Device, typer.Option("--device", help="auto is the GPU where there is one.")]
-Context = Annotated[int | None, typer.Option("--context", help="Tokens of prompt and answer. Default: the model's.", min=2)]
-Running = Annotated[int, typer.Option("--max-running", help="Requests that generate at a time.", min=1)]
-Waiting = Annotated[int, typer.Option("--max-waiting", help="Requests that queue; more are told to come back.", min=0)]
-KvMemory = Annotated[str | None, typer.Option("--kv-memory", metavar="SIZE", help="For keys and values, such as 2GB.")]
-PrefixMemory = Annotated[str | None, typer.Option("--prefix-memory", metavar="SIZE", help="For cached prefixes; 0MB is none.")]
-Itl = Annotated[float, typer.Option("--itl-target", help="Milliseconds between tokens that long prompts leave others.", min=1)]
-Invariant = Annotated[bool, typer.Option("--batch-invariant", help="Answers bit for bit as if asked alone; slower on a GPU.")]
-Threads = Annotated[int | None, typer.Option("--threads", help="Processors that compute. Default: all.", min=1)]
-Timeout = Annotated[float | None, typer.Option("--timeout", help="Seconds a request may take in all.", min=0.1)]
-VllmMetrics = Annotated[bool, typer.Option("--vllm-metrics", help="Tell the metrics under vLLM's names too.")]
-AccessLog = Annotated[bool, typer.Option("--access-log", help="A line of JSON on stderr for every request.")]
+    from adreg.serve.server.keys import Keyring
+    from adreg.settings import Settings
 
 
 def serve(
+    words: typer.Context,
     refs: Refs = None,
     base: BaseOption = None,
     host: Host = "127.0.0.1",
@@ -100,6 +82,11 @@ def serve(
     access_log: AccessLog = False,
     vllm_metrics: VllmMetrics = False,
     allow: AllowOption = [],  # noqa: B006 - typer copies it
+    engine: EngineOption = EngineName.ADREG,
+    vllm: VllmOption = None,
+    vllm_arg: VllmArgs = [],  # noqa: B006 - typer copies it
+    llama_server: LlamaServerOption = None,
+    quant: QuantOption = None,
 ) -> None:
     """Serve a base and its adapters to OpenAI clients: a model is a base, name, name:3, name:prod or name@sha256:…
 
@@ -112,11 +99,19 @@ def serve(
         "kv_bytes": kv_memory and parse_size(kv_memory), "prefix_bytes": prefix_memory and parse_size(prefix_memory),
         "itl_target_ms": itl_target,
     }  # fmt: skip
+    from adreg.cli.engines import EngineWish, check_options, serve_on
+
     for package in ("starlette", "uvicorn"):
         if find_spec(package) is None:
             raise MissingExtra(package, "serve")
     choice = Choice(tuple(refs or ()), base, tuple(pin), tuple(allow), settings)
-    _serve(choice, Door(host, port, api_key_file, timeout, access_log, vllm_metrics))
+    door = Door(host, port, api_key_file, timeout, access_log, vllm_metrics)
+    check_options(words, engine)
+    if engine is EngineName.ADREG:
+        _serve(choice, door)
+    else:
+        program = vllm if engine is EngineName.VLLM else llama_server
+        serve_on(EngineWish(engine, program, tuple(vllm_arg), quant), choice, door)
 
 
 @dataclass(frozen=True)
@@ -147,16 +142,15 @@ def _serve(choice: Choice, door: Door) -> None:
     from adreg.serve.api.service import Options
     from adreg.serve.loading import EngineSettings, why_general
     from adreg.serve.server.exposure import check_exposure
-    from adreg.serve.server.keys import Key, key_file, registry_keys
     from adreg.serve.server.metrics import Metrics
     from adreg.serve.server.presence import announced
     from adreg.serve.server.server import serve_forever
 
     out, found, metrics = Output(), registry(), Metrics()
     secret = token_hex(32)  # for `adreg ps` and `adreg chat` of the same user
-    keys = (key_file(door.keys) if door.keys else registry_keys(found.settings)).and_also(secret, Key("@local"))
+    keys = door_keys(door, found.settings, secret)
     check_exposure(door.host, not keys.open)
-    record = _base_of(found, choice, out)
+    record = chosen_base(found, choice, out)
     offer = make_offer(found, record, choice.refs, choice.allow)
     checkpoint, settings = found.bases.current(record, progress(out.human)), EngineSettings(**choice.settings)
     engine = open_engine(offer, checkpoint, settings, choice.pins, metrics)
@@ -176,7 +170,14 @@ def _serve(choice: Choice, door: Door) -> None:
     serve_forever(create_app(engine, options), door.host, door.port, ready, announced=announce)
 
 
-def _base_of(found: Registry, choice: Choice, out: Output) -> BaseRecord:
+def door_keys(door: Door, settings: Settings, secret: str) -> Keyring:
+    """The API keys that open it, and `secret`, which opens it for the same user's other commands."""
+    from adreg.serve.server.keys import Key, key_file, registry_keys
+
+    return (key_file(door.keys) if door.keys else registry_keys(settings)).and_also(secret, Key("@local"))
+
+
+def chosen_base(found: Registry, choice: Choice, out: Output) -> BaseRecord:
     """The base that was named, or else that of the adapters."""
     versions = [found.adapters.resolve(parse_reference(ref)) for ref in choice.refs]
     warn_yanked(out, versions)

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from adreg.serve.watch import Watch
 
 
-def make_offer(found: Registry, record: BaseRecord, refs: Sequence[str], allow: Collection[str]) -> Offer:
-    """What is served, with the adapters that are named looked at: that they exist, and that the audit lets them."""
+def make_offer(
+    found: Registry, record: BaseRecord, refs: Sequence[str], allow: Collection[str], target: str = "adreg"
+) -> Offer:
+    """What is served, with the adapters that are named looked at: that they exist, and that the audit lets the engine
+    `target` have them."""
     from adreg.audit.policy import check_ids
     from adreg.serve.models.offer import Offer
     from adreg.serve.models.verified import VerifiedAdapters
@@ -31,7 +34,7 @@ def make_offer(found: Registry, record: BaseRecord, refs: Sequence[str], allow: 
     if allow and not refs:
         raise UsageError("--allow is about adapters that are named", "name them: adreg serve REF --allow ID")
     named = tuple(parse_reference(ref) for ref in refs)
-    offer = Offer(PerThread(found.settings), record, named, check_ids(allow))
+    offer = Offer(PerThread(found.settings), record, named, check_ids(allow), target)
     for ref in named:
         VerifiedAdapters(offer).permit(found.adapters.resolve(ref))
     return offer

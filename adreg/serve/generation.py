@@ -38,7 +38,7 @@ class Grammar:
 class Generation:
     """Continue `prompt` (token ids) with the adapter of digest `adapter`, or with the base alone.
 
-    `tenant` and `adapter` share the engine fairly; `tenant` also salts the prefix cache. `logprobs` is how many
+    `tenant` and `adapter` share the engine fairly; `tenant` and `salt` also salt the prefix cache. `logprobs` is how many
     alternatives each token tells, None for no log-probabilities; `prompt_logprobs` tells those of the prompt first.
     `deadline` is in `time.monotonic` seconds.
     """
@@ -55,6 +55,7 @@ class Generation:
     prompt_logprobs: bool = False
     grammar: Grammar | None = None
     tenant: str = ""
+    salt: str = ""
     deadline: float | None = None
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from adreg.serve.api.app import BODY_LIMIT, create_app
+from adreg.serve.api.app import create_app
+from adreg.serve.api.guard import BODY_LIMIT
 from adreg.serve.api.service import Options
 from adreg.serve.engine.engine import Engine
 from adreg.serve.generation import Sampling
@@ -347,3 +348,13 @@ def test_a_running_stream_finishes_within_the_grace_or_is_cut(
     listener.join()
     assert b"".join(lines).endswith(b"data: [DONE]\n\n") == finished
     assert not engine.alive
+
+
+def test_health_tells_an_engine_that_has_failed(tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(tokenizer_folder) as (url, engine, _):
+        assert httpx2.get(f"{url}/health").status_code == 200
+        monkeypatch.setattr(engine._parts.pool, "tick", lambda: 1 / 0)
+        assert httpx2.post(url + CHAT, json=ask()).status_code >= 500
+        told = httpx2.get(f"{url}/health")
+        assert told.status_code == 503 and told.json() == {"status": "engine failed"}
+        assert httpx2.get(f"{url}/ready").status_code == 503

@@ -65,6 +65,16 @@ def test_every_reference_means_its_version_and_the_base_is_none_of_them(library:
     assert [model.id for model in models] == ["tiny", "team/sql", "team/sql:2", "team/sql:1", "team/sql:prod"]
 
 
+def test_a_listing_holds_what_is_of_the_base_and_no_bare_name_of_what_moved_to_another(library: Library) -> None:
+    library.push("mine")
+    library.push("moved", "old")
+    library.push("moved", base=library.other)
+    library.push("theirs", base=library.other)
+    library.push("nobodys", unknown=True)
+    assert [model.id for model in library.models()] == ["tiny", "mine", "mine:1", "moved:1", "moved:old"]
+    assert [model.id for model in library.models("moved:old")] == ["tiny", "moved:1", "moved:old"]
+
+
 def test_a_push_and_a_moved_alias_count_from_the_next_question_on(library: Library) -> None:
     one = library.push("sql", "prod")
     models, pins = library.models(), Pins(library.models(), ("sql:prod",))

@@ -14,19 +14,19 @@ from starlette.routing import Route
 
 from adreg.errors import AdregError
 from adreg.serve.api.access import Access
+from adreg.serve.api.alive import version
 from adreg.serve.api.chat import create_chat_completion
 from adreg.serve.api.completions import create_completion
 from adreg.serve.api.errors import answer_http, answer_known, answer_nobody, answer_unknown
 from adreg.serve.api.glance import glance
-from adreg.serve.api.guard import BodyLimit, Doorkeeper
+from adreg.serve.api.guard import BODY_LIMIT, BodyLimit, Doorkeeper
 from adreg.serve.api.mail import ClientGone
 from adreg.serve.api.models import list_models, retrieve_model
 from adreg.serve.api.service import Options, Service
-from adreg.serve.api.status import embeddings, health, metrics, ready, version
+from adreg.serve.api.status import embeddings, health, metrics, ready
 from adreg.serve.api.tokens import detokenize, tokenize
 from adreg.serve.engine.engine import Engine
 
-BODY_LIMIT = 1 << 20
 ROUTES = (
     Route("/v1/models", list_models, methods=["GET"]),
     Route("/v1/models/{id:path}", retrieve_model, methods=["GET"]),

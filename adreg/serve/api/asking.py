@@ -64,14 +64,15 @@ def generations(asked: Asking, wanted: Wanted, prompts: list[Ids], blank: Genera
         raise UsageError(f"{len(prompts) * asked.choices} answers in one request are more than this server takes")
     shared = replace(
         blank,
-        sampling=_sampling(asked, limits.vocabulary, blank.sampling),
+        sampling=sampling_of(asked, limits.vocabulary, blank.sampling),
         stop=tuple(asked.stop or ()),
         stop_ids=frozenset(check_ids(asked.stop_token_ids or (), limits.vocabulary, "stop_token_ids")),
         min_tokens=asked.min_tokens or 0,
         ignore_eos=bool(asked.ignore_eos),
         logprobs=wanted.logprobs,
         prompt_logprobs=wanted.echo and wanted.logprobs is not None,
-        grammar=_grammar(asked),
+        grammar=grammar_of(asked),
+        salt=asked.cache_salt or "",
     )
     return [
         replace(one, sampling=_nth(shared.sampling, nth))
@@ -91,7 +92,8 @@ def _fitted(shared: Generation, prompt: Ids, wanted: Wanted, limits: Limits) -> 
     return replace(shared, prompt=prompt, max_tokens=most)
 
 
-def _sampling(asked: Asking, vocabulary: int, defaults: Sampling) -> Sampling:
+def sampling_of(asked: Asking, vocabulary: int, defaults: Sampling) -> Sampling:
+    """How `asked` is sampled: `defaults` where it says nothing. Raises an `ApiError` for biases that name no token."""
     top_k = 0 if asked.top_k == -1 else asked.top_k
     given: dict[str, Any] = {
         "temperature": asked.temperature,
@@ -130,7 +132,8 @@ def check_ids(ids: Sequence[int], vocabulary: int, param: str | None = None) -> 
     return ids
 
 
-def _grammar(asked: Asking) -> Grammar | None:
+def grammar_of(asked: Asking) -> Grammar | None:
+    """What the answer must match, by OpenAI's parameter or vLLM's. Raises an `ApiError` where they contradict each other."""
     ways = [way for way in (_of_format(asked.response_format), _of_vllm(asked.structured_outputs)) if way]
     if len(ways) > 1:
         message = "response_format and structured_outputs exclude each other"

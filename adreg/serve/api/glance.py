@@ -11,7 +11,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from adreg import __version__
-from adreg.serve.api.service import Service, check_sees_all, service_of
+from adreg.serve.api.naming import check_sees_all
+from adreg.serve.api.service import Service, service_of
 from adreg.serve.models.catalog import ServedModel
 from adreg.serve.pool.entry import State
 

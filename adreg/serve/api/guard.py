@@ -15,6 +15,7 @@ from adreg.serve.server.keys import Keyring
 from adreg.wire import bearer, from_foreign_page, host_name
 
 OPEN_PATHS = ("/health", "/ready")
+BODY_LIMIT = 1 << 20
 
 
 class Doorkeeper:

@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from adreg.serve.api.account import account_of
-from adreg.serve.api.service import Service, sees, service_of
+from adreg.serve.api.naming import sees
+from adreg.serve.api.service import Service, service_of
 from adreg.serve.models.catalog import ServedModel
 from adreg.serve.pool.entry import State
 

@@ -75,5 +75,14 @@ class Quotas:
     def __init__(self) -> None:
         self._quotas: dict[Key, Quota] = {}
 
-    def of(self, key: Key) -> Quota:
-        return self._quotas.setdefault(key, Quota(key))
+    @contextmanager
+    def running(self, key: Key | None, usage: Usage) -> Iterator[None]:
+        """Within: one request of `key`, which costs the tokens of `usage`; nobody pays where none is needed.
+
+        Raises an `ApiError` 429.
+        """
+        if key is None:
+            yield
+        else:
+            with self._quotas.setdefault(key, Quota(key)).running(usage):
+                yield

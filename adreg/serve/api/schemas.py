@@ -47,7 +47,10 @@ class StructuredOutputs(Body):
 
 
 class Asking(Body):
-    """What both kinds of request share. What a client leaves out is as the base's generation_config.json says."""
+    """What both kinds of request share. What a client leaves out is as the base's generation_config.json says.
+
+    `cache_salt`, vLLM's: prefixes are shared only with requests that bear the same.
+    """
 
     model: str
     max_tokens: int | None = None
@@ -70,6 +73,7 @@ class Asking(Body):
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
+    cache_salt: str | None = Field(None, min_length=1, max_length=256)
 
     @field_validator("stop")
     @classmethod

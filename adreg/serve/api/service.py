@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,16 +11,15 @@ from typing import TextIO
 
 from starlette.requests import Request
 
-from adreg.errors import BadReference, NotFoundError, YankedError
 from adreg.serve.api.account import Account, account_of
-from adreg.serve.api.errors import ApiError
 from adreg.serve.api.mail import Mailroom
+from adreg.serve.api.naming import named
 from adreg.serve.api.quota import Quotas
 from adreg.serve.engine.engine import Engine
 from adreg.serve.generation import Generation
 from adreg.serve.models.catalog import ServedModel
 from adreg.serve.pool.entry import State
-from adreg.serve.server.keys import Key, Keyring
+from adreg.serve.server.keys import Keyring
 from adreg.serve.server.metrics import Metrics
 from adreg.serve.text.tokenizer import Tokenizer
 
@@ -55,11 +53,8 @@ class Service:
     @contextmanager
     def running(self, account: Account) -> Iterator[None]:
         """Within: one request of the asking key, whose quota pays for it. Raises an `ApiError` 429."""
-        if account.key is None:
+        with self._quotas.running(account.key, account.usage):
             yield
-        else:
-            with self._quotas.of(account.key).running(account.usage):
-                yield
 
     def blank(self, model: ServedModel, account: Account) -> Generation:
         """What every generation of a request has, before its body is looked at."""
@@ -77,34 +72,12 @@ class Service:
         return lambda model: adapters.get(model.adapter, State.REGISTERED) if model.adapter else State.RESIDENT
 
     async def model(self, request: Request, name: str) -> ServedModel:
-        """The model called `name`, as far as the asking key can see. Raises `NotFoundError` for one that it cannot,
-        exactly as for one that does not exist, and what the catalog raises."""
+        """The model called `name`. Raises what `named` raises."""
         account = account_of(request.scope)
-        try:
-            if not sees(account.key, name):
-                raise NotFoundError("model", name)
-            account.model = await asyncio.to_thread(self.engine.catalog.resolve, name)
-        except YankedError:
-            raise
-        except BadReference as error:
-            raise NotFoundError("model", name) from error
-        except NotFoundError as error:
-            near = [close for close in error.close if sees(account.key, close)]
-            raise NotFoundError("model", name, near) from error
-        if self.options.metrics and account.model.adapter:
-            self.options.metrics.learn(account.model.adapter, account.model.id)
-        return account.model
-
-
-def sees(key: Key | None, model: str) -> bool:
-    return key is None or key.sees(model)
-
-
-def check_sees_all(request: Request) -> None:
-    """Refuse (`ApiError` 403) what names all adapters to a key that sees only some."""
-    key = account_of(request.scope).key
-    if key is not None and not key.sees_all:
-        raise ApiError(403, f"{request.url.path} is only for keys that see all models", code="key_not_allowed")
+        model = await named(account, self.engine.catalog, name)
+        if self.options.metrics and model.adapter:
+            self.options.metrics.learn(model.adapter, model.id)
+        return model
 
 
 def service_of(request: Request) -> Service:

@@ -1,30 +1,26 @@
-"""GET /health, /ready, /version and /metrics, for whoever watches the server; and what is refused by name."""
+"""GET /health, /ready and /metrics, for whoever watches the server; and what is refused by name."""
 
 from __future__ import annotations
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from adreg import __version__
+from adreg.serve.api.alive import PROMETHEUS
 from adreg.serve.api.errors import ApiError
-from adreg.serve.api.service import check_sees_all, service_of
+from adreg.serve.api.naming import check_sees_all
+from adreg.serve.api.service import service_of
 
-PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
-
-async def health(_: Request) -> JSONResponse:
-    """200: the process lives and answers."""
-    return JSONResponse({"status": "ok"})
+async def health(request: Request) -> JSONResponse:
+    """200 while the engine runs. 503 once it has failed: this process will answer nobody again, and should be replaced."""
+    alive = service_of(request).engine.alive
+    return JSONResponse({"status": "ok" if alive else "engine failed"}, 200 if alive else 503)
 
 
 async def ready(request: Request) -> JSONResponse:
     """200 while the server takes work, else 503."""
     takes_work = service_of(request).engine.alive and not request.app.state.draining
     return JSONResponse({"status": "ready" if takes_work else "stopping"}, 200 if takes_work else 503)
-
-
-async def version(_: Request) -> JSONResponse:
-    return JSONResponse({"version": __version__})
 
 
 async def metrics(request: Request) -> Response:

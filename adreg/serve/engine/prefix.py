@@ -97,5 +97,5 @@ class PrefixStore:
     def _root(self, asked: Generation) -> bytes:
         """Each part with its length before it, so that no two lists of parts look alike."""
         model = ("base",) if asked.adapter is None else ("adapter", asked.adapter)
-        parts = [part.encode() for part in (*self._domain, *model, asked.tenant)]
+        parts = [part.encode() for part in (*self._domain, *model, asked.tenant, asked.salt)]
         return blake2b(b"".join(len(part).to_bytes(8) + part for part in parts), digest_size=32).digest()

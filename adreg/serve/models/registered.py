@@ -16,12 +16,11 @@ from adreg.audit.run import Speed, judge
 from adreg.errors import AuditRefused, BadReference, ConflictError, NotFoundError, YankedError
 from adreg.references import parse_reference
 from adreg.registry.records import VersionRecord
-from adreg.registry.versions import find_versions
+from adreg.registry.versions import is_newest
 from adreg.serve.models.catalog import Catalog, ServedModel
 from adreg.serve.models.offer import Offer
 
 BASE = "base"
-LISTED = "deleted_at is null and yanked_at is null order by adapter.name, number desc"
 log = logging.getLogger("adreg.serve")
 
 
@@ -35,12 +34,12 @@ class RegisteredModels(Catalog):
     def __iter__(self) -> Iterator[ServedModel]:
         yield self._base(self.offer.base.name)
         before = ""
-        for version in find_versions(self.offer.registry.db, LISTED):
-            if self.offer.names(version) and self.offer.fits(version):
-                newest = version.adapter not in (before, *self._base_names)
-                aliases = (f"{version.adapter}:{alias}" for alias in version.aliases)
-                for name in (*([version.adapter] if newest else ()), version.reference, *aliases):
-                    yield self._model(name, version)
+        for version in self.offer.listed():
+            first = version.adapter not in (before, *self._base_names)
+            newest = first and is_newest(self.offer.registry.db, version)
+            aliases = (f"{version.adapter}:{alias}" for alias in version.aliases)
+            for name in (*([version.adapter] if newest else ()), version.reference, *aliases):
+                yield self._model(name, version)
             before = version.adapter
 
     def resolve(self, name: str) -> ServedModel:
@@ -83,7 +82,7 @@ class RegisteredModels(Catalog):
     def _refusal(self, version: VersionRecord) -> ConflictError:
         """Why `version` does not belong on the base, in the audit's words."""
         adapters, base = self.offer.registry.adapters, self.offer.base
-        report: AuditReport = judge(adapters.subject(version, base.card), Speed.HEADER)
+        report: AuditReport = judge(adapters.subject(version, base.card, self.offer.target), Speed.HEADER)
         try:
             require("serve", version.reference, report)
         except AuditRefused as refused:

@@ -50,7 +50,7 @@ class VerifiedAdapters:
         Raises `AuditRefused`. Every value of it is looked at, but no spectra and no other adapters: those forbid nothing.
         """
         adapters = self.offer.registry.adapters
-        subject = adapters.subject(version, self.offer.base.card)
+        subject = adapters.subject(version, self.offer.base.card, self.offer.target)
         report = judge(replace(subject, registry=replace(subject.registry, neighbours=())), Speed.VALUES)
         decision = require("serve", version.reference, report, self.offer.allow)
         if decision.allowed and version.id not in self._allowed:
