@@ -42,6 +42,7 @@ def interrupted(words):
     return process.returncode, told
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together_and_one_goes_on_to_what_one_gives(words, adreg, home, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     code, told = interrupted([*words, "-o", tmp_path / "two", "--devices", 2])

@@ -17,6 +17,7 @@ from tests.export.quantiser import needs_quantiser, quantise_file
 
 TYPES = ("F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 QUANTISED = [quant for quant in FILE_TYPES if quant not in ("f32", "f16", "bf16")]
+SHARE = ["q3_k_m", "q4_k_m", "q5_0"]
 RECORDED = json.loads(RECORD.read_text())
 
 
@@ -59,7 +60,11 @@ def test_every_tensor_has_the_type_that_llama_quantize_chose(model, tokenizer_fo
 
 
 @needs_quantiser
-@pytest.mark.parametrize(("kind", "quants"), [("llama", QUANTISED), ("gpt2", ["q4_k_m"]), ("phi3", ["q2_k"])])
+@pytest.mark.parametrize(
+    ("kind", "quants"),
+    [("llama", SHARE), pytest.param("llama", QUANTISED, marks=pytest.mark.slow), ("gpt2", ["q4_k_m"]), ("phi3", ["q2_k"])],
+    ids=["llama-share", "llama-all", "gpt2", "phi3"],
+)
 def test_a_file_is_what_llama_quantize_makes_byte_for_byte(kind, quants, tokenizer_folder, tmp_path):
     from gguf import LlamaFileType
 
