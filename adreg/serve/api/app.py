@@ -1,4 +1,4 @@
-"""The application: routes, what every request passes first, and the engine's life around them."""
+"""The application: its routes, and the engine's life around them."""
 
 from __future__ import annotations
 
@@ -7,19 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
-from adreg.errors import AdregError
-from adreg.serve.api.access import Access
 from adreg.serve.api.alive import version
 from adreg.serve.api.chat import create_chat_completion
 from adreg.serve.api.completions import create_completion
-from adreg.serve.api.errors import answer_http, answer_known, answer_nobody, answer_unknown
+from adreg.serve.api.entrance import application
+from adreg.serve.api.errors import answer_nobody
 from adreg.serve.api.glance import glance
-from adreg.serve.api.guard import BODY_LIMIT, BodyLimit, Doorkeeper
 from adreg.serve.api.mail import ClientGone
 from adreg.serve.api.models import list_models, retrieve_model
 from adreg.serve.api.service import Options, Service
@@ -52,23 +47,7 @@ def create_app(engine: Engine, options: Options = Options()) -> Starlette:
         yield
         await asyncio.to_thread(engine.close)
 
-    app = Starlette(
-        routes=list(ROUTES),
-        lifespan=life,
-        middleware=[
-            Middleware(Access, log=options.access_log, metrics=options.metrics),
-            Middleware(Doorkeeper, keys=options.keys),
-            Middleware(BodyLimit, limit=BODY_LIMIT),
-        ],
-        exception_handlers={
-            AdregError: answer_known,
-            HTTPException: answer_http,
-            ClientDisconnect: answer_nobody,
-            ClientGone: answer_nobody,
-            Exception: answer_unknown,
-        },
-    )
-    app.router.redirect_slashes = False
-    app.state.has_key = options.keys is not None and not options.keys.open
-    app.state.service, app.state.draining = Service(engine, options), False
+    app = application(ROUTES, life, options.keys, options.access_log, options.metrics)
+    app.add_exception_handler(ClientGone, answer_nobody)
+    app.state.service = Service(engine, options)
     return app

@@ -1,4 +1,4 @@
-"""The gateway as an application: routes, what every request passes first, and the watch over the upstreams around them."""
+"""The gateway as an application: its routes, and the watch over the upstreams around them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,10 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
-from adreg.errors import AdregError
-from adreg.serve.api.access import Access
 from adreg.serve.api.alive import health, version
-from adreg.serve.api.errors import answer_http, answer_known, answer_nobody, answer_unknown
-from adreg.serve.api.guard import BODY_LIMIT, BodyLimit, Doorkeeper
+from adreg.serve.api.entrance import application
 from adreg.serve.gateway.asking import ask
 from adreg.serve.gateway.gateway import Gateway, GatewayOptions
 from adreg.serve.gateway.names import Names, PassedNames, RegistryNames
@@ -57,22 +51,7 @@ def create_gateway(
         looking.cancel()
         gateway.close_pools()
 
-    app = Starlette(
-        routes=[*(Route(path, ask, methods=["POST"]) for path in (ASKED if paths is None else paths)), *ROUTES],
-        lifespan=life,
-        middleware=[
-            Middleware(Access, log=options.access_log, metrics=gateway.metrics),
-            Middleware(Doorkeeper, keys=options.keys),
-            Middleware(BodyLimit, limit=BODY_LIMIT),
-        ],
-        exception_handlers={
-            AdregError: answer_known,
-            HTTPException: answer_http,
-            ClientDisconnect: answer_nobody,
-            Exception: answer_unknown,
-        },
-    )
-    app.router.redirect_slashes = False
-    app.state.has_key = options.keys is not None and not options.keys.open
-    app.state.gateway, app.state.draining = gateway, False
+    asked = [Route(path, ask, methods=["POST"]) for path in (ASKED if paths is None else paths)]
+    app = application([*asked, *ROUTES], life, options.keys, options.access_log, gateway.metrics)
+    app.state.gateway = gateway
     return app
