@@ -14,224 +14,15 @@
 #include "products.h"
 #include "elementwise.h"
 #include "attention.h"
-
-#define SLAB 24                                /* tokens of a task that goes token by token */
-
-enum { QKV, OUT, GLU, INNER, GROUPS };         /* projections of one input */
-static const int FIRST[GROUPS + 1] = {Q, O, GATE, DOWN, SITES};
-
-typedef struct {                               /* of one layer, for the way back */
-    float *inverse_in, *inverse_mlp, *sums;
-    half *qkv, *attended, *middle, *gate, *up;
-    half *s[GROUPS];                           /* [tokens][ranks of the group]: A x */
-} Kept;
-
-typedef struct {                               /* of the layer that is computed */
-    half *normed_in, *normed_mlp, *hidden;
-    half *hidden_back, *gate_back, *up_back, *normed_back, *middle_back, *attended_back, *qkv_back;
-    half *back[GROUPS];                        /* [tokens][ranks]: what comes back through scaled B */
-    half *s_turned[GROUPS], *back_turned[GROUPS];         /* [ranks][tokens] */
-    unit *a_in[GROUPS], *a_out[GROUPS], *b_in[SITES], *b_out[SITES];
-    float *first_keys, *first_values;
-    unit *rooms;                               /* [threads][room] */
-    Desk *desks;
-    long room;
-} Work;
-
-typedef struct {
-    Pool pool;                                 /* first: a thread's pool is the engine */
-    const Layer *layer;
-    Pass pass;
-    Kept kept;
-    Work work;
-    void *memory;
-    long bytes;
-} Engine;
-
-INLINE Engine *engine_of(const Thread *me) { return (Engine *)me->pool; }
-INLINE unit *room_of(const Thread *me) { return engine_of(me)->work.rooms + me->index * engine_of(me)->work.room; }
-INLINE long attended_width(const Layer *l) { return (long)l->heads * l->head_dim; }
-
-static long ranks_before(const Layer *l, int group, int site)      /* of the group's layers before `site`, each made even */
-{
-    long ranks = 0;
-    for (int i = FIRST[group]; i < site; i++)
-        ranks += even(l->linear[i].rank);
-    return ranks;
-}
-
-INLINE long ranks_of(const Layer *l, int group) { return ranks_before(l, group, FIRST[group + 1]); }
-
-/* Where things lie. Each takes the next cache lines behind `at`, which may be NULL to measure. */
-
-static void *next(char **at, long bytes)
-{
-    char *place = *at;
-    *at += padded(bytes, 64);
-    return place;
-}
-
-static long lay_kept(Kept *k, const Layer *l, long tokens, void *memory)
-{
-    char *at = memory;
-    k->inverse_in = next(&at, sizeof(float) * tokens);
-    k->inverse_mlp = next(&at, sizeof(float) * tokens);
-    k->sums = next(&at, sizeof(float) * tokens * l->heads);
-    k->qkv = next(&at, sizeof(half) * tokens * wide_of(l));
-    k->attended = next(&at, sizeof(half) * tokens * attended_width(l));
-    k->middle = next(&at, sizeof(half) * tokens * l->hidden);
-    k->gate = next(&at, sizeof(half) * tokens * l->inner);
-    k->up = next(&at, sizeof(half) * tokens * l->inner);
-    for (int group = 0; group < GROUPS; group++)
-        k->s[group] = next(&at, sizeof(half) * tokens * ranks_of(l, group));
-    return at - (char *)memory;
-}
-
-static void lay_desk(Desk *desk, const Layer *l, long longest, char **at)
-{
-    long d = l->head_dim;
-    desk->longest = longest;
-    desk->key = next(at, sizeof(half) * longest * d);
-    desk->value = next(at, sizeof(half) * longest * d);
-    desk->key_rows = next(at, sizeof(unit) * longest * d / 2);
-    desk->value_rows = next(at, sizeof(unit) * longest * d / 2);
-    desk->key_columns = next(at, sizeof(unit) * longest * d / 2);
-    desk->value_columns = next(at, sizeof(unit) * longest * d / 2);
-    desk->scores = next(at, sizeof(float) * BLOCK * longest);
-    desk->shifts = next(at, sizeof(float) * BLOCK * longest);
-    desk->p = next(at, sizeof(half) * BLOCK * longest);
-    desk->ds = next(at, sizeof(half) * BLOCK * longest);
-    desk->p_turned = next(at, sizeof(half) * TURN * longest);
-    desk->ds_turned = next(at, sizeof(half) * TURN * longest);
-    desk->query_columns = next(at, sizeof(unit) * TURN * d / 2);
-    desk->out_columns = next(at, sizeof(unit) * TURN * d / 2);
-    desk->key_back = next(at, sizeof(float) * longest * d);
-    desk->value_back = next(at, sizeof(float) * longest * d);
-}
-
-static long most(long a, long b) { return a > b ? a : b; }
-
-static long lay_work(Work *w, const Layer *l, const Pass *p, int threads, void *memory)
-{
-    char *at = memory;
-    long n = p->tokens, longest = 0, before = 0, turned = padded(n, 2);
-    for (int i = 0; i < p->rows; i++) {
-        longest = most(longest, padded(p->row[i].before + p->row[i].count, TILE));
-        before = most(before, p->row[i].before);
-    }
-    half **by_inner[] = {&w->hidden, &w->hidden_back, &w->gate_back, &w->up_back};
-    half **by_hidden[] = {&w->normed_in, &w->normed_mlp, &w->normed_back, &w->middle_back};
-    for (int i = 0; i < 4; i++) {
-        *by_inner[i] = next(&at, sizeof(half) * n * l->inner);
-        *by_hidden[i] = next(&at, sizeof(half) * n * l->hidden);
-    }
-    w->attended_back = next(&at, sizeof(half) * n * attended_width(l));
-    w->qkv_back = next(&at, sizeof(half) * n * wide_of(l));
-    for (int group = 0; group < GROUPS; group++) {
-        long ranks = ranks_of(l, group), inputs = l->linear[FIRST[group]].inputs;
-        w->back[group] = next(&at, sizeof(half) * n * ranks);
-        w->s_turned[group] = next(&at, sizeof(half) * turned * ranks);
-        w->back_turned[group] = next(&at, sizeof(half) * turned * ranks);
-        w->a_in[group] = next(&at, sizeof(half) * inputs * padded(ranks, TILE));
-        w->a_out[group] = next(&at, sizeof(half) * inputs * ranks);
-    }
-    for (int site = 0; site < SITES; site++) {
-        long ranks = even(l->linear[site].rank), outputs = l->linear[site].outputs;
-        w->b_in[site] = next(&at, sizeof(half) * outputs * padded(ranks, TILE));
-        w->b_out[site] = next(&at, sizeof(half) * outputs * ranks);
-    }
-    w->first_keys = next(&at, sizeof(float) * before * l->kv_heads * l->head_dim);
-    w->first_values = next(&at, sizeof(float) * before * l->kv_heads * l->head_dim);
-    w->room = TILE * padded(most(most(l->inner, wide_of(l)), most(l->hidden, n / 2 + 1)), LANES);
-    w->rooms = next(&at, sizeof(unit) * w->room * threads);
-    w->desks = next(&at, sizeof(Desk) * threads);
-    for (int i = 0; i < threads; i++) {
-        Desk unused;
-        lay_desk(memory ? &w->desks[i] : &unused, l, longest, &at);
-    }
-    return at - (char *)memory;
-}
-
-/* Terms and products of a layer's parts. */
-
-INLINE Term through(const half *x, long width, const Linear *linear)               /* x W' */
-{
-    return (Term){.x = (const unit *)x, .stride = width / 2, .w = linear->weight, .pitch = linear->inputs, .units = linear->inputs / 2, .lie = ROWS};
-}
-
-INLINE Term back_through(const half *x, long width, const Linear *linear)          /* x W */
-{
-    return (Term){.x = (const unit *)x, .stride = width / 2, .w = linear->weight, .pitch = linear->inputs, .units = linear->outputs / 2,
-                  .depth = linear->outputs, .lie = COLUMNS};
-}
-
-INLINE Term packed(const half *x, long width, const unit *tiles, long elements)
-{
-    return (Term){.x = (const unit *)x, .stride = width / 2, .w = tiles, .units = elements / 2, .lie = TILES};
-}
-
-/* The layer at `site`, whose adapter has begun with s; what it gives goes to `out`, `width` elements a token. */
-static Product forward_of(const Engine *e, int group, int site, const half *x, half *out, long width, const half *added)
-{
-    const Linear *linear = &e->layer->linear[site];
-    long ranks = ranks_of(e->layer, group);
-    Product p = {.term = {through(x, linear->inputs, linear)}, .terms = 1, .form = added ? ADDED : HALVES, .rows = e->pass.tokens,
-                 .columns = linear->outputs, .width = width, .out = out, .bias = linear->bias, .added = added};
-    if (linear->rank)
-        p.term[p.terms++] = packed(e->kept.s[group] + ranks_before(e->layer, group, site), ranks, e->work.b_out[site], even(linear->rank));
-    return p;
-}
-
-static Product shrink(const Engine *e, int group, const half *x)                   /* s = A x of all layers of the group */
-{
-    long ranks = ranks_of(e->layer, group), inputs = e->layer->linear[FIRST[group]].inputs;
-    return (Product){.term = {packed(x, inputs, e->work.a_in[group], inputs)}, .terms = 1, .form = HALVES, .rows = e->pass.tokens,
-                     .columns = ranks, .width = ranks, .chunk = SLAB, .out = e->kept.s[group]};
-}
-
-static Product shrink_back(const Engine *e, int group, int site, const half *back, long width)      /* through scaled B */
-{
-    const Linear *linear = &e->layer->linear[site];
-    return (Product){.term = {packed(back, width, e->work.b_in[site], linear->outputs)}, .terms = 1, .form = HALVES, .rows = e->pass.tokens,
-                     .columns = even(linear->rank), .width = ranks_of(e->layer, group), .chunk = SLAB,
-                     .out = e->work.back[group] + ranks_before(e->layer, group, site)};
-}
-
-/* What a group's input gets back, from what its layers get: `back[i]` has `width` elements a token. */
-static Product input_back(const Engine *e, int group, const half *const *back, long width, half *out)
-{
-    const Layer *l = e->layer;
-    long inputs = l->linear[FIRST[group]].inputs, ranks = ranks_of(l, group);
-    Product p = {.form = HALVES, .rows = e->pass.tokens, .columns = inputs, .width = inputs, .out = out};
-    for (int site = FIRST[group]; site < FIRST[group + 1]; site++)
-        p.term[p.terms++] = back_through(back[site - FIRST[group]], width, &l->linear[site]);
-    if (ranks)
-        p.term[p.terms++] = packed(e->work.back[group], ranks, e->work.a_out[group], ranks);
-    return p;
-}
-
-static void shrink_slab(Thread *me, const Product *p, long slab)
-{
-    for (long tile = 0; tile < tiles_of(p); tile++)
-        multiply(p, slab * tiles_of(p) + tile, room_of(me));
-}
-
-#define SLABS(e) (((e)->pass.tokens + SLAB - 1) / SLAB)
-#define TOKENS(e, slab, t) for (long t = (long)(slab) * SLAB; t < ((slab) + 1) * SLAB && t < (e)->pass.tokens; t++)
-
-static Scene scene_of(const Engine *e)
-{
-    return (Scene){.layer = e->layer, .qkv = e->kept.qkv, .out = e->kept.attended, .sums = e->kept.sums, .out_back = e->work.attended_back,
-                   .qkv_back = e->work.qkv_back, .first_keys = e->work.first_keys, .first_values = e->work.first_values,
-                   .cosines = e->pass.cosines, .sines = e->pass.sines, .tokens = e->pass.tokens};
-}
+#include "memory.h"
+#include "parts.h"
 
 static void pack_forward(Thread *me)
 {
     const Engine *e = engine_of(me);
     EACH(site, SITES) {
         const Linear *linear = &e->layer->linear[site];
-        int group = (site >= O) + (site >= GATE) + (site >= DOWN);
+        int group = group_of(site);
         pack_a_inward(linear->a, linear->rank, linear->inputs, e->work.a_in[group], ranks_before(e->layer, group, site));
         pack_b_outward(linear->b, linear->rank, linear->outputs, linear->scaling, e->work.b_out[site]);
     }
@@ -310,7 +101,7 @@ static void prepare_back(Thread *me)           /* factors packed, and inputs tha
     EACH(task, SITES + SLABS(e)) {
         if (task < SITES) {
             const Linear *linear = &l->linear[task];
-            int group = (task >= O) + (task >= GATE) + (task >= DOWN);
+            int group = group_of(task);
             pack_a_outward(linear->a, linear->rank, linear->inputs, w->a_out[group], ranks_of(l, group) / 2, ranks_before(l, group, task) / 2);
             pack_b_inward(linear->b, linear->rank, linear->outputs, linear->scaling, w->b_in[task]);
             continue;
