@@ -31,6 +31,7 @@ def trained(process, tiny_llama, data, tmp_path):
     return json.loads(result.out)
 
 
+@pytest.mark.slow
 def test_a_training_is_recorded_pushed_audited_and_merged(trained, process, tmp_path):
     assert trained["base"]["name"] == "tiny" and len(trained["losses"]) == 3 and trained["data"][0]["sha256"]
     assert (tmp_path / "out" / "loss.svg").read_text().startswith("<svg")

@@ -20,7 +20,7 @@ from adreg.registry.store.seal import Seal, check_seal
 from adreg.registry.upkeep.fsck import fsck
 from adreg.registry.upkeep.reading import ReadData
 from tests.registry.processes import run_and_kill, spawn, time_of, wait
-from tests.registry.soak.builders import opened, push, small_adapter
+from tests.registry.soak.builders import opened, push, small_adapter, unpack
 
 # made by the code of schema m001: two versions of voice with aliases, one of ns/other, a removed adapter, base, run, artifact
 FIRST = Path(__file__).parent / "data" / "version1.tar.xz"
@@ -30,7 +30,7 @@ COPY = "adreg.db.before-m002_trust"
 @pytest.fixture
 def old(home):
     with tarfile.open(FIRST) as archive:
-        archive.extractall(home, filter="data")
+        unpack(archive, home)
     return home
 
 

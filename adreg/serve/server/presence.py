@@ -43,7 +43,7 @@ def announced(home: Path, base: str, key: str | None, url: str) -> Iterator[None
 
     Where the disk takes no file it is not found, and serves all the same.
     """
-    presence = Presence(os.getpid(), url, base, datetime.now(UTC).isoformat(timespec="milliseconds"), key)
+    presence = Presence(os.getpid(), url, base, datetime.now(UTC).isoformat(timespec="microseconds"), key)
     path = home / FOLDER / f"{presence.pid}-{url.rpartition(':')[2]}.json"
     try:
         file = _publish(path, presence)

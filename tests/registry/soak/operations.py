@@ -22,7 +22,7 @@ from adreg.registry.upkeep.backup import backup
 from adreg.registry.upkeep.gc import run_gc
 from adreg.registry.upkeep.gcplan import GcPolicy, plan_gc
 from adreg.registry.upkeep.restore import restore_backup
-from tests.registry.soak.builders import age_schema, furnished, opened, push, set_alias, small_adapter, small_base
+from tests.registry.soak.builders import age_schema, furnished, opened, push, set_alias, small_adapter, small_base, unpack
 from tests.registry.soak.oracle import debris, faults, state
 from tests.registry.soak.scale import FULL
 
@@ -166,7 +166,7 @@ def _saved(place: Place) -> object:
     if not file.exists():
         return state(place.home), None
     with tarfile.open(file) as archive:
-        archive.extractall(folder, filter="data")
+        unpack(archive, folder)
     assert faults(folder) == []
     found = state(folder)
     shutil.rmtree(folder)
